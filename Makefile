@@ -1,0 +1,52 @@
+# Needs Python 3.11 or newer with pip; everything else is installed into .venv.
+#   make test PYTHON=/usr/bin/python3.12 JOBS=4
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13 python3.14,$(shell \
+	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+JOBS ?= 2
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check unit golden bench conformance clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## optimize a small model and print the report
+	$(PY) -m lepton_ir.tools.demo
+
+test: check unit ## everything CI runs: check, then the tests
+
+check: $(STAMP) ## format, lint, import rules and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(PY) -m lepton_ir.tools.typecheck
+
+unit: $(STAMP) ## the tests only
+	$(PY) -m pytest -n $(JOBS) -m "not slow"
+
+golden: $(STAMP) ## rewrite the expected results in tests/golden
+	$(PY) -m pytest tests --update-golden -k golden
+
+bench: $(STAMP) ## measure speed, memory and start-up
+	$(PY) -m lepton_ir.tools.bench
+
+conformance: $(STAMP) ## the exhaustive, slow runs
+	$(PY) -m pytest -n $(JOBS) -m slow
+
+clean: ## remove the environment, builds and caches
+	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis ./*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Some distributions ship Python without ensurepip: then this Python's own pip fills the new environment.
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Lepton needs Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(PY) && $(PY) -m pip --version >/dev/null 2>&1 || { \
+		rm -rf $(VENV); \
+		$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+			rm -rf $(VENV); \
+			$(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip -q --python $(PY) install pip; }; }
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@

@@ -1,0 +1,8 @@
+"""Writers of model files and code generators, one folder a target."""
+
+if __name__ != "lepton_ir.backends":
+    raise ImportError(f"import this package as lepton_ir.backends, not {__name__}")
+
+# Backend name -> "module:attribute" of its target.
+# Strings, so that listing them imports nothing.
+TABLE: dict[str, str] = {}
