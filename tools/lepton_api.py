@@ -1,0 +1,55 @@
+"""The few calls that the measuring tools make into Lepton, imported only when made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+__all__ = ["Lepton", "UnsupportedError"]
+
+
+class UnsupportedError(Exception):
+    """The module has an op without a meaning, so the reference interpreter cannot run it."""
+
+
+class Lepton:
+    """Loads, optimizes, prints, parses, interprets and saves modules."""
+
+    def load(self, model: onnx.ModelProto) -> Any:
+        """Import `model`."""
+        import lepton_ir
+
+        return lepton_ir.load(model.SerializeToString())
+
+    def run_passes(self, module: Any, passes: str) -> Any:
+        """Run the pipeline over `module` in place and return the report."""
+        import lepton_ir
+
+        return lepton_ir.run_passes(module, passes)
+
+    def save(self, module: Any, path: Path) -> None:
+        """Write `module` as ONNX."""
+        import lepton_ir
+
+        lepton_ir.save(module, path)
+
+    def print(self, module: Any, folder: Path) -> str:
+        """Return the text of `module`, with its large constants written below `folder`."""
+        from lepton_ir.text.print import print_module
+
+        return print_module(module, blobs=folder / "weights.npz")
+
+    def parse(self, text: str, folder: Path) -> Any:
+        """Read what `print` returned."""
+        from lepton_ir.text.parse import parse_module
+
+        return parse_module(text, folder=folder)
+
+    def interpret(self, module: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the reference interpreter; results by output name."""
+        from lepton_ir.interp import run_module
+
+        return run_module(module, feeds)
