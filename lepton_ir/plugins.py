@@ -34,6 +34,7 @@ GROUPS = ("passes", "frontends", "backends", "ops")
 
 _TABLE = "TABLE"
 _OWN = "lepton-ir"
+_FILE_MODULE = "lepton_plugin_"
 
 
 class PluginError(LookupError):
@@ -63,6 +64,12 @@ class Extension:
     name: str
     provider: str
     target: str
+
+    @property
+    def origin(self) -> str:
+        """The provider and, unless it is a single file, the object that it names."""
+        in_file = self.target.startswith(_FILE_MODULE)
+        return self.provider if in_file else f"{self.provider} ({self.target})"
 
 
 _found: dict[str, dict[str, Extension]] = {}  # by group: the result of the scan
@@ -107,7 +114,9 @@ def load(group: str, name: str) -> object:
 
 
 def load_file(path: str | os.PathLike[str]) -> list[Extension]:
-    """Import a Python file and register what it defines; return that. Loading it again does nothing.
+    """Import a Python file and register what it defines; return that.
+
+    Loading the same file again does nothing.
 
     Registered are every class that the file defines and names as a pass (it carries its own
     ``__lepton_pass__: str``), and the entries of module-level dicts ``LEPTON_PASSES``,
@@ -152,8 +161,7 @@ def _add(index: dict[str, Extension], new: Extension) -> None:
     old = index.get(new.name)
     if old is not None:
         raise PluginError(
-            f"two {new.group} are called {new.name!r}: {old.target} from {old.provider}"
-            f" and {new.target} from {new.provider}"
+            f"two {new.group} are called {new.name!r}: one from {old.origin}, one from {new.origin}"
         )
     index[new.name] = new
 
@@ -209,8 +217,9 @@ def _import_file(real: str, shown: str) -> ModuleType:
         raise PluginError(f"plugin {shown}: no such file")
     stem = os.path.splitext(os.path.basename(real))[0]
     stem = "".join(c if c.isalnum() else "_" for c in stem)
-    # Two files of one name must not meet in sys.modules; dataclasses and pickle look modules up there.
-    name = f"lepton_plugin_{len(_from_files)}_{stem}"
+    # Dataclasses and pickle look the module up in sys.modules, where two files of one name must
+    # not meet.
+    name = f"{_FILE_MODULE}{len(_from_files)}_{stem}"
     spec = importlib.util.spec_from_file_location(name, real)
     if spec is None or spec.loader is None:
         raise PluginError(f"plugin {shown}: not a Python file (its name should end in .py)")

@@ -1,24 +1,40 @@
-"""The op table, one module a family; modules whose name starts with ``_`` hold what families share."""
+"""The op table, one module a family; each definition is the one place about its operation."""
 
 from __future__ import annotations
 
-import pkgutil
-
-from lepton_ir import plugins
-
-# Family -> the module that defines its ops when imported. Read from the folder: a new family is a new file.
 TABLE: dict[str, str] = {
-    info.name: f"lepton_ir.ops.{info.name}"
-    for info in pkgutil.iter_modules(__path__)
-    if not info.name.startswith("_")
+    name: f"lepton_ir.ops.{name}"
+    for name in (
+        "core",
+        "elementwise",
+        "reduce",
+        "shape",
+        "indexing",
+        "linalg",
+        "conv",
+        "pool",
+        "norm",
+        "attention",
+        "rnn",
+        "quant",
+        "image",
+        "signal",
+        "random",
+        "control",
+        "sequence",
+        "loss",
+        "contrib",
+    )
 }
+"""Family name to module, read by :mod:`lepton_ir.plugins` like a third party's table."""
 
 
 def load_families() -> None:
-    """Import every family, Lepton's own and those of plugins; their ops register themselves.
+    """Import the built-in families, then those that plugins registered."""
+    from lepton_ir import plugins
+    from lepton_ir.opdef import families
 
-    Raises:
-        PluginError: if a plugin's family cannot be imported.
-    """
-    for family in plugins.names("ops"):
-        plugins.load("ops", family)
+    families(TABLE.values())
+    for name in plugins.names("lepton_ir.ops"):
+        if name not in TABLE:
+            plugins.load("lepton_ir.ops", name)
