@@ -1,0 +1,157 @@
+"""What went wrong, where, and what to do: the one error type users see, and source locations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_NAME = 120
+"""Characters of a foreign name that a message shows; a hostile name may be megabytes long."""
+
+MAX_SOURCES = 64
+"""Source names one operation carries out of the IR; a collapsed chain may have thousands."""
+
+
+def shorten(text: str, limit: int = MAX_NAME) -> str:
+    """Return ``text`` fit for one line of a message: control characters escaped, middle elided."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit * 4])
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}...{text[-limit // 4 :]}"
+
+
+class Location:
+    """Where an operation came from: a source node, or the operations a rewrite merged.
+
+    Locations form a DAG; a leaf has ``name`` (the source node), an inner one has ``parents`` and
+    the ``rule`` that made it.
+    """
+
+    __slots__ = ("name", "parents", "rule")
+
+    def __init__(
+        self, name: str = "", parents: tuple[Location, ...] = (), rule: str | None = None
+    ) -> None:
+        self.name = name
+        self.parents = parents
+        self.rule = rule
+
+    @property
+    def is_source(self) -> bool:
+        """Whether this is a source node itself, untouched by any rewrite."""
+        return not self.parents and self.rule is None
+
+    def flatten(self, limit: int = MAX_SOURCES) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return (source names, rules), each unique, in first-seen order, at most ``limit`` each."""
+        names: dict[str, None] = {}
+        rules: dict[str, None] = {}
+        seen: set[int] = set()
+        stack = [self]
+        while stack:
+            loc = stack.pop()
+            if id(loc) in seen:
+                continue
+            seen.add(id(loc))
+            if loc.rule and len(rules) < limit:
+                rules[loc.rule] = None
+            if loc.name and len(names) < limit:
+                names[loc.name] = None
+            if len(names) >= limit and len(rules) >= limit:
+                break
+            stack.extend(reversed(loc.parents))
+        return tuple(names), tuple(rules)
+
+    def __repr__(self) -> str:
+        names, rules = self.flatten(4)
+        return f"loc({', '.join(names)}{' via ' + ', '.join(rules) if rules else ''})"
+
+
+NOWHERE = Location()
+
+
+def merge_locations(locs: Iterable[Location], rule: str | None) -> Location:
+    """Return the location of an operation that ``rule`` made from the operations at ``locs``."""
+    unique = {id(loc): loc for loc in locs if loc is not NOWHERE}
+    return Location("", tuple(unique.values()), rule)
+
+
+class LeptonError(Exception):
+    """An error that a user can act on.
+
+    Args:
+        message: what is wrong, one sentence without a final full stop.
+        code: short stable identifier, such as ``conv-C2`` or ``onnx-import``.
+        where: the place: a file, a node, an operation.
+        hint: what to do about it.
+        notes: further lines (neighbourhood of the operation, the pass that ran).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "",
+        where: str = "",
+        hint: str = "",
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.where = where
+        self.hint = hint
+        self.notes = notes
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def render(self) -> str:
+        """Return the text for a terminal: ``error[code]: where: message`` and one line a note."""
+        head = f"error[{self.code}]: " if self.code else "error: "
+        place = f"{self.where}: " if self.where else ""
+        lines = [f"{head}{place}{self.message}"]
+        lines += [f"  note: {note}" for note in self.notes]
+        if self.hint:
+            lines.append(f"  help: {self.hint}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as a JSON-ready dict."""
+        return {
+            "severity": "error",
+            "code": self.code,
+            "where": self.where,
+            "message": self.message,
+            "hint": self.hint,
+            "notes": list(self.notes),
+        }
+
+
+class VerifyError(LeptonError):
+    """The IR breaks one of its numbered constraints."""
+
+
+class UnsupportedError(LeptonError):
+    """The input is valid, but this version cannot do what was asked with it."""
+
+
+class InvalidModelError(LeptonError):
+    """The input file is malformed or contradicts itself."""
+
+
+class Remark:
+    """One thing a pass did or did not do, and why; ``kind`` is applied, missed or note."""
+
+    __slots__ = ("kind", "message", "pass_name", "where")
+
+    def __init__(self, kind: str, pass_name: str, where: str, message: str) -> None:
+        self.kind = kind
+        self.pass_name = pass_name
+        self.where = where
+        self.message = message
+
+    def __str__(self) -> str:
+        place = f" [{self.where}]" if self.where else ""
+        return f"remark[{self.pass_name}]: {self.message}{place}"
