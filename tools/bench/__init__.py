@@ -1,0 +1,1 @@
+"""Benchmarks: synthetic models and whole-process comparisons of time, memory and growth."""
