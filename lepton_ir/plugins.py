@@ -29,23 +29,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
+from lepton_ir.diagnostics import LeptonError
+
 GROUPS = ("passes", "frontends", "backends", "ops")
-"""The kinds of extension; the entry-point group of ``passes`` is ``lepton_ir.passes``."""
+"""The kinds of extension. Functions take the entry-point group, ``lepton_ir.passes``, as well."""
 
 _TABLE = "TABLE"
 _OWN = "lepton-ir"
 _FILE_MODULE = "lepton_plugin_"
 
 
-class PluginError(LookupError):
+class PluginError(LeptonError):
     """An extension that is unknown, offered twice, or cannot be imported.
 
     Attributes:
         matches: for an unknown name, the closest known ones.
     """
 
-    def __init__(self, message: str, matches: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, where: str = "", matches: tuple[str, ...] = ()) -> None:
+        hint = f"did you mean {' or '.join(matches)}?" if matches else ""
+        super().__init__(message, code="plugin", where=where, hint=hint)
         self.matches = matches
 
 
@@ -108,8 +111,7 @@ def load(group: str, name: str) -> object:
     index = _index(group)
     if name not in index:
         matches = tuple(difflib.get_close_matches(name, index, n=3))
-        hint = f"; did you mean {' or '.join(matches)}?" if matches else ""
-        raise PluginError(f"no {_singular(group)} is called {name!r}{hint}", matches)
+        raise PluginError(f"no {_singular(group)} is called {name!r}", matches=matches)
     return _resolve(index[name])
 
 
@@ -146,6 +148,7 @@ def load_file(path: str | os.PathLike[str]) -> list[Extension]:
 
 
 def _index(group: str) -> dict[str, Extension]:
+    group = group.removeprefix("lepton_ir.")
     if group not in GROUPS:
         raise ValueError(f"no group {group!r} (there are {', '.join(GROUPS)})")
     index = _found.get(group)
@@ -214,7 +217,7 @@ def _resolve(extension: Extension) -> object:
 
 def _import_file(real: str, shown: str) -> ModuleType:
     if not os.path.isfile(real):
-        raise PluginError(f"plugin {shown}: no such file")
+        raise PluginError("no such file", where=shown)
     stem = os.path.splitext(os.path.basename(real))[0]
     stem = "".join(c if c.isalnum() else "_" for c in stem)
     # Dataclasses and pickle look the module up in sys.modules, where two files of one name must
@@ -222,7 +225,7 @@ def _import_file(real: str, shown: str) -> ModuleType:
     name = f"{_FILE_MODULE}{len(_from_files)}_{stem}"
     spec = importlib.util.spec_from_file_location(name, real)
     if spec is None or spec.loader is None:
-        raise PluginError(f"plugin {shown}: not a Python file (its name should end in .py)")
+        raise PluginError("not a Python file (its name should end in .py)", where=shown)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -230,7 +233,7 @@ def _import_file(real: str, shown: str) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         where = f"{shown}:{line}" if (line := _line_in(real, error)) else shown
-        raise PluginError(f"plugin {where}: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{type(error).__name__}: {error}", where=where) from error
     return module
 
 
@@ -251,7 +254,7 @@ def _defined_in(module: ModuleType, provider: str) -> Iterator[Extension]:
         variable = f"LEPTON_{group.upper()}"
         entries = getattr(module, variable, {})
         if not isinstance(entries, dict):
-            raise PluginError(f"plugin {provider}: {variable} should be a dict from name to object")
+            raise PluginError(f"{variable} should be a dict from name to object", where=provider)
         for name, found in entries.items():
             listed.add(id(found))
             yield _in_module(module, group, str(name), provider, found)
@@ -279,4 +282,5 @@ class _Registered:
 
 
 def _singular(group: str) -> str:
+    group = group.removeprefix("lepton_ir.")
     return {"passes": "pass"}.get(group, group.removesuffix("s"))

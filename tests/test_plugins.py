@@ -83,9 +83,17 @@ def test_row_that_leads_nowhere_names_its_provider(entry_points, stranger):
         plugins.load("passes", "gone")
 
 
+def test_groups_go_by_either_name():
+    assert plugins.names("lepton_ir.passes") == plugins.names("passes")
+    with pytest.raises(PluginError, match="no backend is called 'nonsense'"):
+        plugins.load("lepton_ir.backends", "nonsense")
+
+
 def test_unknown_name_gets_the_closest_ones(entry_points, stranger):
     entry_points("passes", acme="stranger:TABLE")
-    with pytest.raises(PluginError, match="no pass is called 'swich'; did you mean swish") as error:
+    with pytest.raises(
+        PluginError, match="no pass is called 'swich'\n.*did you mean swish"
+    ) as error:
         plugins.load("passes", "swich")
     assert error.value.matches == ("swish",)
 
