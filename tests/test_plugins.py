@@ -92,7 +92,7 @@ def test_groups_go_by_either_name():
 def test_unknown_name_gets_the_closest_ones(entry_points, stranger):
     entry_points("passes", acme="stranger:TABLE")
     with pytest.raises(
-        PluginError, match="no pass is called 'swich'\n.*did you mean swish"
+        PluginError, match=r"no pass is called 'swich'\n.*did you mean swish"
     ) as error:
         plugins.load("passes", "swich")
     assert error.value.matches == ("swish",)
