@@ -1,4 +1,4 @@
-"""Normal form and arithmetic of symbolic dimensions (implementation of `lepton_ir.dims`).
+"""Interned polynomials of symbolic dimensions: text, bounds, + - * (behind `lepton_ir.dims`).
 
 A `DimExpr` is a polynomial with integer coefficients over *atoms*: symbols, and the nodes that are
 not polynomial (`//`, `%`, `min`, `max`, `broadcast`, and products too large to expand).  Atoms and
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from math import gcd
 from operator import index
 from typing import Any, Final, SupportsIndex, TypeAlias
@@ -118,7 +118,7 @@ class DimExpr:
         return f"DimExpr({str(self)!r})"
 
     def __neg__(self) -> Dim:
-        return _scale(self, -1)
+        return scale(self, -1)
 
     def __add__(self, other: Dim) -> Dim:
         return add(self, other) if _is_dim(other) else NotImplemented
@@ -139,15 +139,23 @@ class DimExpr:
         return mul(other, self) if _is_dim(other) else NotImplemented
 
     def __floordiv__(self, other: Dim) -> Dim:
+        from lepton_ir._dims_arith import floordiv
+
         return floordiv(self, other) if _is_dim(other) else NotImplemented
 
     def __rfloordiv__(self, other: int) -> Dim:
+        from lepton_ir._dims_arith import floordiv
+
         return floordiv(other, self) if _is_dim(other) else NotImplemented
 
     def __mod__(self, other: Dim) -> Dim:
+        from lepton_ir._dims_arith import mod
+
         return mod(self, other) if _is_dim(other) else NotImplemented
 
     def __rmod__(self, other: int) -> Dim:
+        from lepton_ir._dims_arith import mod
+
         return mod(other, self) if _is_dim(other) else NotImplemented
 
 
@@ -269,7 +277,8 @@ def union_symbols(dims: Iterable[DimExpr]) -> frozenset[str]:
     return sets[0] if len(sets) == 1 else frozenset().union(*sets)
 
 
-def _make(terms: Terms) -> DimExpr:
+def make(terms: Terms) -> DimExpr:
+    """Returns the interned expression with these terms (sorted, not a constant)."""
     found = _EXPRS.get(terms)
     if found is not None:
         return found
@@ -298,12 +307,13 @@ def is_symbol_term(term: tuple[Mono, int]) -> bool:
     return coefficient == 1 and len(mono) == 1 and mono[0].kind == "sym"
 
 
-def _mono_key(mono: Mono) -> tuple[int, list[str]]:
+def mono_key(mono: Mono) -> tuple[int, list[str]]:
+    """Orders monomials: higher degree first, then by text."""
     return -len(mono), [atom.key for atom in mono]
 
 
 def _term_key(term: tuple[Mono, int]) -> tuple[int, list[str]]:
-    return _mono_key(term[0])
+    return mono_key(term[0])
 
 
 def from_dict(terms: dict[Mono, int]) -> Dim:
@@ -312,9 +322,9 @@ def from_dict(terms: dict[Mono, int]) -> Dim:
     if not items:
         return 0
     if len(items) == 1:
-        return _make((items[0],)) if items[0][0] else items[0][1]
+        return make((items[0],)) if items[0][0] else items[0][1]
     items.sort(key=_term_key)
-    return _make(tuple(items))
+    return make(tuple(items))
 
 
 def terms_of(dim: Dim) -> Terms:
@@ -333,13 +343,14 @@ def single_atom(dim: Dim) -> Atom | None:
     return None
 
 
-def _atom_expr(kind: str, name: str, args: tuple[Dim, ...]) -> DimExpr:
-    return _make((((_make_atom(kind, name, args),), 1),))
+def atom_expr(kind: str, name: str, args: tuple[Dim, ...]) -> DimExpr:
+    """Returns the expression that is exactly one atom."""
+    return make((((_make_atom(kind, name, args),), 1),))
 
 
 def sym(name: str) -> DimExpr:
     """Returns the symbol called `name` (any text); symbols stand for integers >= 0."""
-    return _atom_expr("sym", name, ())
+    return atom_expr("sym", name, ())
 
 
 # -- intervals -------------------------------------------------------------------------------------
@@ -427,10 +438,9 @@ def _floordiv_interval(p: Interval, q: Interval) -> Interval:
     least = max(q_low, 1)
     low = high = None
     if p_low is not None:
-        if p_low < 0:
-            low = p_low // least
-        else:
-            low = 0 if q_high is None else p_low // max(q_high, 1)
+        # A negative dividend is least over the smallest divisor, another over the largest.
+        nearest = least if p_low < 0 else q_high
+        low = 0 if nearest is None else p_low // max(nearest, 1)
     if p_high is not None:
         if p_high >= 0:
             high = p_high // least
@@ -458,24 +468,25 @@ def _add_int(expr: DimExpr, value: int) -> DimExpr:
     terms = expr.terms
     mono, coefficient = terms[-1]
     if mono:
-        return _make((*terms, ((), value)))
+        return make((*terms, ((), value)))
     total = coefficient + value
-    return _make((*terms[:-1], ((), total)) if total else terms[:-1])
+    return make((*terms[:-1], ((), total)) if total else terms[:-1])
 
 
-def _scale(expr: DimExpr, factor: int) -> Dim:
+def scale(expr: DimExpr, factor: int) -> Dim:
+    """Returns `expr * factor`."""
     if factor == 0:
         return 0
     if factor == 1:
         return expr
-    return _make(tuple([(mono, coefficient * factor) for mono, coefficient in expr.terms]))
+    return make(tuple([(mono, coefficient * factor) for mono, coefficient in expr.terms]))
 
 
-def _divide_terms(dim: Dim, divisor: int) -> Dim:
+def divide_terms(dim: Dim, divisor: int) -> Dim:
     """Divides every coefficient by an int that divides all of them."""
     if isinstance(dim, int):
         return dim // divisor
-    return _make(tuple([(mono, coefficient // divisor) for mono, coefficient in dim.terms]))
+    return make(tuple([(mono, coefficient // divisor) for mono, coefficient in dim.terms]))
 
 
 def add(a: Dim, b: Dim) -> Dim:
@@ -518,7 +529,8 @@ def _join_monos(a: Mono, b: Mono) -> Mono:
     return tuple(sorted(a + b, key=_atom_key))
 
 
-def _content(dim: Dim) -> int:
+def content_of(dim: Dim) -> int:
+    """Returns the greatest common divisor of the coefficients."""
     return gcd(*(coefficient for _, coefficient in terms_of(dim)))
 
 
@@ -528,18 +540,18 @@ def mul(a: Dim, b: Dim) -> Dim:
         return a * b
     a, b = as_dim(a), as_dim(b)
     if isinstance(a, int):
-        return a * b if isinstance(b, int) else _scale(b, a)
+        return a * b if isinstance(b, int) else scale(b, a)
     if isinstance(b, int):
-        return _scale(a, b)
+        return scale(a, b)
     left, right = a.terms, b.terms
     if len(left) > 1 and len(right) > 1 and len(left) * len(right) > MAX_EXPANSION:
         factor = 1
         parts: list[Dim] = []
         for part in (a, b):
-            content = _content(part) * (-1 if part.terms[0][1] < 0 else 1)
+            content = content_of(part) * (-1 if part.terms[0][1] < 0 else 1)
             factor *= content
-            parts.append(_divide_terms(part, content))
-        return _scale(_atom_expr("*", "", tuple(sorted(parts, key=str))), factor)
+            parts.append(divide_terms(part, content))
+        return scale(atom_expr("*", "", tuple(sorted(parts, key=str))), factor)
     total: dict[Mono, int] = {}
     for a_mono, a_coefficient in left:
         for b_mono, b_coefficient in right:
@@ -549,18 +561,18 @@ def mul(a: Dim, b: Dim) -> Dim:
 
 
 def poly_div(a: Dim, b: Dim) -> Dim | None:
-    """Returns the polynomial `q` with integer coefficients such that `a == b * q`, if there is one."""
+    """Returns the polynomial `q` with integer coefficients and `a == b * q`, if there is one."""
     if not isinstance(b, DimExpr):
         if b == 0 or any(coefficient % b for _, coefficient in terms_of(a)):
             return None
-        return _divide_terms(a, b)
+        return divide_terms(a, b)
     lead_mono, lead_coefficient = b.terms[0]
     rest = dict(terms_of(a))
     quotient: dict[Mono, int] = {}
     while rest:
         if len(quotient) > MAX_NODES or len(rest) > MAX_NODES:
             return None
-        mono = min(rest, key=_mono_key)
+        mono = min(rest, key=mono_key)
         factor, remainder = divmod(rest[mono], lead_coefficient)
         step = _mono_quotient(mono, lead_mono)
         if remainder or step is None:
@@ -583,260 +595,3 @@ def _mono_quotient(a: Mono, b: Mono) -> Mono | None:
             return None
         remaining.remove(atom)
     return tuple(remaining)
-
-
-# -- floor division and remainder ------------------------------------------------------------------
-
-
-def floordiv(a: Dim, b: Dim) -> Dim:
-    """Returns `a // b` with Python's floor semantics.
-
-    Raises:
-        ZeroDivisionError: if `b` is the constant 0.
-    """
-    if type(a) is int and type(b) is int:
-        return a // b
-    a, b = as_dim(a), as_dim(b)
-    if isinstance(b, int):
-        if isinstance(a, int) or b == 0:
-            return index(a if isinstance(a, int) else 1) // b
-        if b < 0:
-            a, b = _scale(a, -1), -b
-        return a if b == 1 or isinstance(a, int) else _floordiv_int(a, b)
-    p, q, _ = _cancel_content(a, b)
-    low = interval(q)[0]
-    if low is not None and low >= 1:
-        quotient = poly_div(p, q)
-        if quotient is not None:
-            return quotient
-        if _is_proper_fraction(p, q):
-            return 0
-    return _atom_expr("//", "", (p, q))
-
-
-def _cancel_content(p: Dim, q: DimExpr) -> tuple[Dim, DimExpr, int]:
-    """Divides both by their common integer factor, signed so that q's leading term is positive."""
-    common = gcd(_content(p), _content(q)) * (-1 if q.terms[0][1] < 0 else 1)
-    if common == 1:
-        return p, q, 1
-    divisor = _divide_terms(q, common)
-    assert isinstance(divisor, DimExpr)
-    return _divide_terms(p, common), divisor, common
-
-
-def _is_proper_fraction(p: Dim, q: Dim) -> bool:
-    low = interval(p)[0]
-    if low is None or low < 0:
-        return False
-    slack = interval(sub(q, p))[0]
-    return slack is not None and slack >= 1
-
-
-def _floordiv_int(p: DimExpr, q: int) -> Dim:
-    """Floor division by an int >= 2: splits out multiples of q, then reduces what is left.
-
-    In the atom that remains, coefficients are smaller than q in size and coprime with it, the
-    constant lies in [0, q), and the leading coefficient is positive: p//q == -((-p+q-1)//q).
-    """
-    whole: dict[Mono, int] = {}
-    rest: dict[Mono, int] = {}
-    constant = 0
-    for mono, coefficient in p.terms:
-        if not mono:
-            whole[mono], constant = divmod(coefficient, q)
-            continue
-        part = coefficient // q if coefficient >= 0 else -(-coefficient // q)
-        whole[mono] = part
-        if coefficient - part * q:
-            rest[mono] = coefficient - part * q
-    if not rest:
-        return from_dict(whole)
-    common = gcd(q, *rest.values())
-    sign = -1 if rest[min(rest, key=_mono_key)] < 0 else 1
-    q //= common
-    constant //= common
-    inner = {mono: sign * coefficient // common for mono, coefficient in rest.items()}
-    inner[()] = constant if sign > 0 else q - 1 - constant
-    return add(from_dict(whole), mul(sign, _reduced_floordiv(from_dict(inner), q)))
-
-
-def _reduced_floordiv(p: Dim, q: int) -> Dim:
-    low, high = interval(p)
-    if low is not None and high is not None and low // q == high // q:
-        return low // q
-    nested = [
-        mono[0]
-        for mono, coefficient in terms_of(p)
-        if coefficient == 1 and len(mono) == 1 and mono[0].kind == "//"
-    ]
-    nested = [atom for atom in nested if isinstance(atom.args[1], int)]
-    if len(nested) == 1:
-        # floor((floor(x/k) + r) / q) == floor((x + k*r) / (k*q)) for any integer r and k, q > 0.
-        numerator, divisor = nested[0].args
-        rest = sub(p, _make((((nested[0],), 1),)))
-        return floordiv(add(numerator, mul(rest, divisor)), mul(divisor, q))
-    return _atom_expr("//", "", (p, q))
-
-
-def ceildiv(a: Dim, b: Dim) -> Dim:
-    """Returns `a / b` rounded towards plus infinity, `-((-a) // b)`.
-
-    Raises:
-        ZeroDivisionError: if `b` is the constant 0.
-    """
-    if type(a) is int and type(b) is int:
-        return -(-a // b)
-    if isinstance(b, int) and b > 0:
-        return floordiv(add(a, b - 1), b)
-    return mul(-1, floordiv(mul(-1, a), b))
-
-
-def mod(a: Dim, b: Dim) -> Dim:
-    """Returns `a % b` with Python's semantics: the result has the sign of `b`.
-
-    Raises:
-        ZeroDivisionError: if `b` is the constant 0.
-    """
-    if type(a) is int and type(b) is int:
-        return a % b
-    a, b = as_dim(a), as_dim(b)
-    if isinstance(b, int):
-        if isinstance(a, int) or b == 0:
-            return index(a if isinstance(a, int) else 1) % b
-        return _mod_int(a, b) if b > 0 else mul(-1, mod(_scale(a, -1), -b))
-    p, q, common = _cancel_content(a, b)
-    low = interval(q)[0]
-    if low is not None and low >= 1:
-        if poly_div(p, q) is not None:
-            return 0
-        if _is_proper_fraction(p, q):
-            return mul(p, common)
-    return _scale(_atom_expr("%", "", (p, q)), common)
-
-
-def _mod_int(p: DimExpr, q: int) -> Dim:
-    """Remainder by an int >= 1; coefficients are reduced to (-q/2, q/2], the constant to [0, q)."""
-    unwrapped = _unwrap_mod(p, q)
-    if not isinstance(unwrapped, DimExpr):
-        return unwrapped % q
-    rest: dict[Mono, int] = {}
-    constant = 0
-    for mono, coefficient in unwrapped.terms:
-        residue = coefficient % q
-        if not mono:
-            constant = residue
-        elif residue:
-            rest[mono] = residue - q if 2 * residue > q else residue
-    if not rest:
-        return constant
-    common = gcd(q, *rest.values())
-    constant, extra = divmod(constant, common)
-    q //= common
-    inner = {mono: coefficient // common for mono, coefficient in rest.items()}
-    inner[()] = constant
-    reduced = from_dict(inner)
-    low, high = interval(reduced)
-    if low is not None and high is not None and low // q == high // q:
-        result = sub(reduced, low // q * q)
-    else:
-        result = _atom_expr("%", "", (reduced, q))
-    return add(mul(result, common), extra)
-
-
-def _unwrap_mod(p: DimExpr, q: int) -> Dim:
-    """Replaces c*(x % k) by c*x where q divides c*k, which does not change the remainder by q."""
-    result: Dim = p
-    changed = True
-    while changed:
-        changed = False
-        for mono, coefficient in terms_of(result):
-            if len(mono) != 1 or mono[0].kind != "%":
-                continue
-            inner, modulus = mono[0].args
-            if isinstance(modulus, int) and coefficient * modulus % q == 0:
-                change = sub(inner, _make(((mono, 1),)))
-                result = add(result, mul(change, coefficient))
-                changed = True
-                break
-    return result
-
-
-# -- min, max, broadcast ---------------------------------------------------------------------------
-
-
-def _flatten(kind: str, dims: Iterable[Dim]) -> Iterator[Dim]:
-    for dim in dims:
-        value = as_dim(dim)
-        atom = single_atom(value)
-        if atom is not None and atom.kind == kind:
-            yield from atom.args
-        else:
-            yield value
-
-
-def _at_least(a: Dim, b: Dim) -> bool:
-    try:
-        low = interval(sub(a, b))[0]
-    except DimTooComplex:
-        return False
-    return low is not None and low >= 0
-
-
-def _sorted_args(args: Iterable[DimExpr]) -> list[Dim]:
-    return list(sorted(args, key=str))
-
-
-def _extremum(kind: str, dims: Iterable[Dim]) -> Dim:
-    flat = dict.fromkeys(_flatten(kind, dims))
-    args = _sorted_args(dim for dim in flat if isinstance(dim, DimExpr))
-    ints = [dim for dim in flat if isinstance(dim, int)]
-    if ints:
-        args.append(min(ints) if kind == "min" else max(ints))
-    kept: list[Dim] = []
-    for position, arg in enumerate(args):
-        others = kept + args[position + 1 :]
-        if kind == "min":
-            redundant = any(_at_least(arg, other) for other in others)
-        else:
-            redundant = any(_at_least(other, arg) for other in others)
-        if not redundant:
-            kept.append(arg)
-    return kept[0] if len(kept) == 1 else _atom_expr(kind, "", tuple(kept))
-
-
-def minimum(a: Dim, b: Dim, *more: Dim) -> Dim:
-    """Returns the smallest of its arguments."""
-    if type(a) is int and type(b) is int and not more:
-        return min(a, b)
-    return _extremum("min", (a, b, *more))
-
-
-def maximum(a: Dim, b: Dim, *more: Dim) -> Dim:
-    """Returns the largest of its arguments."""
-    if type(a) is int and type(b) is int and not more:
-        return max(a, b)
-    return _extremum("max", (a, b, *more))
-
-
-def broadcast(a: Dim, b: Dim, *more: Dim) -> Dim:
-    """Returns the dimension that NumPy broadcasting gives.
-
-    The program asserts that its operands broadcast, so a dimension that is known not to be 1 (an
-    int, or an expression whose lower bound is at least 2) is the result whatever symbols it meets.
-
-    Raises:
-        ValueError: if two int dimensions differ and neither is 1.
-    """
-    if a is b and not more:
-        return a
-    flat = [dim for dim in dict.fromkeys(_flatten("broadcast", (a, b, *more))) if dim != 1]
-    if not flat:
-        return 1
-    ints = [dim for dim in flat if isinstance(dim, int)]
-    if len(ints) > 1:
-        raise ValueError(f"dimensions {ints[0]} and {ints[1]} do not broadcast")
-    if ints:
-        return ints[0]
-    exprs = [dim for dim in flat if isinstance(dim, DimExpr)]
-    exprs = [dim for dim in exprs if (interval(dim)[0] or 0) >= 2] or exprs
-    return exprs[0] if len(exprs) == 1 else _atom_expr("broadcast", "", tuple(_sorted_args(exprs)))

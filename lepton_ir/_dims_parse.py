@@ -6,19 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
-from lepton_ir._dims_expr import (
-    RESERVED,
-    Dim,
-    add,
-    broadcast,
-    floordiv,
-    maximum,
-    minimum,
-    mod,
-    mul,
-    sub,
-    sym,
-)
+from lepton_ir._dims_arith import broadcast, floordiv, maximum, minimum, mod
+from lepton_ir._dims_expr import RESERVED, Dim, add, mul, sub, sym
 
 MAX_PAREN_DEPTH: Final = 200
 """Deepest nesting of parentheses, calls and signs; every printed dimension stays far below."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from math import gcd
 
+from lepton_ir._dims_arith import broadcast, ceildiv, floordiv, maximum, minimum, mod
 from lepton_ir._dims_expr import (
     MAX_DEPTH,
     MAX_EXPANSION,
@@ -32,14 +33,8 @@ from lepton_ir._dims_expr import (
     DimTooComplex,
     add,
     as_dim,
-    broadcast,
-    ceildiv,
-    floordiv,
     from_dict,
     interval,
-    maximum,
-    minimum,
-    mod,
     mul,
     poly_div,
     quote_name,
@@ -143,13 +138,14 @@ def _estimated_lower(d: Dim, budget: list[int]) -> int | None:
 
 def _estimates(atom: Atom, *, upper: bool) -> Iterator[tuple[Dim, int]]:
     """Yields (n, d) with atom <= n/d if `upper`, else atom >= n/d; d > 0."""
-    if atom.kind == "//" and isinstance(atom.args[1], int):
-        p, q = atom.args
-        yield (p if upper else sub(p, q - 1)), q
+    divisor = atom.args[1]
+    if atom.kind == "//" and isinstance(divisor, int):
+        p = atom.args[0]
+        yield (p if upper else sub(p, divisor - 1)), divisor
     elif atom.kind == "%" and upper:
-        p_low, q_low = interval(atom.args[0])[0], interval(atom.args[1])[0]
+        p_low, q_low = interval(atom.args[0])[0], interval(divisor)[0]
         if q_low is not None and q_low >= 0:
-            yield sub(atom.args[1], 1), 1
+            yield sub(divisor, 1), 1
             if p_low is not None and p_low >= 0:
                 yield atom.args[0], 1
     elif atom.kind == ("min" if upper else "max"):
@@ -164,8 +160,7 @@ def prove_eq(a: Dim, b: Dim) -> bool | None:
     if type(a) is int and type(b) is int:
         return a == b
     try:
-        for left, right in ((a, b), (_without_mod(a), _without_mod(b))):
-            difference = sub(left, right)
+        for difference in _differences(a, b):
             if not isinstance(difference, DimExpr):
                 return difference == 0
             low, high = bounds(difference)
@@ -184,12 +179,24 @@ def prove_ge(a: Dim, b: Dim) -> bool | None:
     if type(a) is int and type(b) is int:
         return a >= b
     try:
-        low, high = bounds(sub(a, b))
+        for difference in _differences(a, b):
+            low, high = bounds(difference)
+            if low is not None and low >= 0:
+                return True
+            if high is not None and high < 0:
+                return False
     except DimTooComplex:
         return None
-    if low is not None and low >= 0:
-        return True
-    return False if high is not None and high < 0 else None
+    return None
+
+
+def _differences(a: Dim, b: Dim) -> Iterator[Dim]:
+    """Yields `a - b` as it stands, then without remainders if it has any."""
+    difference = sub(a, b)
+    yield difference
+    expanded = _without_mod(difference)
+    if expanded is not difference:
+        yield expanded
 
 
 def _without_mod(d: Dim) -> Dim:
@@ -227,7 +234,7 @@ def exact_div(a: Dim, b: Dim, nonzero: bool = False) -> Dim | None:
             return None
     try:
         quotient = poly_div(a, b)
-        if quotient is None and isinstance(b, int) and divides(b, a):
+        if quotient is None and isinstance(b, int) and b and divides(b, a):
             quotient = floordiv(a, b)
     except DimTooComplex:
         return None

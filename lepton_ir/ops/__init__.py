@@ -35,6 +35,6 @@ def load_families() -> None:
     from lepton_ir.opdef import families
 
     families(TABLE.values())
-    for name in plugins.names("lepton_ir.ops"):
+    for name in plugins.names("ops"):
         if name not in TABLE:
-            plugins.load("lepton_ir.ops", name)
+            plugins.load("ops", name)

@@ -1,0 +1,34 @@
+"""What an output will run on, as far as passes may know: the Target protocol.
+
+Backends register theirs in their tables; passes ask, and never import a backend.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from lepton_ir.ir import Module, Op
+
+
+@runtime_checkable
+class Target(Protocol):
+    """Answers of a backend about what it can write and how it likes it.
+
+    Attributes:
+        name: as given to ``--target``.
+    """
+
+    name: str
+
+    def legal(self, op: Op) -> bool | str:
+        """Return ``True``, or the reason why ``op`` cannot be written as one node."""
+        ...
+
+    def has(self, name: str, module: Module, attrs: dict[str, Any]) -> bool:
+        """Return whether an operation called ``name`` exists in what is written for ``module``."""
+        ...
+
+    def quant(self, key: str) -> Any:
+        """Return a preference for quantization (``activation_dtype``, ...), ``None`` if none."""
+        ...
