@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from math import gcd
 from operator import index
 
@@ -73,6 +74,7 @@ def _is_proper_fraction(p: Dim, q: Dim) -> bool:
     return slack is not None and slack >= 1
 
 
+@lru_cache(maxsize=1024)
 def _floordiv_int(p: DimExpr, q: int) -> Dim:
     """Floor division by an int >= 2: splits out multiples of q, then reduces what is left.
 
@@ -155,6 +157,7 @@ def mod(a: Dim, b: Dim) -> Dim:
     return scale(atom_expr("%", "", (p, q)), common)
 
 
+@lru_cache(maxsize=1024)
 def _mod_int(p: DimExpr, q: int) -> Dim:
     """Remainder by an int >= 1; coefficients are reduced to (-q/2, q/2], the constant to [0, q)."""
     unwrapped = _unwrap_mod(p, q)

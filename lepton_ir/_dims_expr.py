@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from math import gcd
 from operator import index
@@ -166,6 +167,9 @@ _LOCK = threading.RLock()
 # Weak, so that a loop that makes ever new expressions does not keep them.
 _EXPRS: WeakValueDictionary[Terms, DimExpr] = WeakValueDictionary()
 _ATOMS: WeakValueDictionary[tuple[str, str, tuple[Dim, ...]], Atom] = WeakValueDictionary()
+# Small recent expressions stay alive, so that making one again is a look-up.
+_RECENT: deque[DimExpr] = deque(maxlen=1024)
+_RECENT_NODES: Final = 32
 
 
 def _is_dim(value: object) -> bool:
@@ -289,7 +293,9 @@ def make(terms: Terms) -> DimExpr:
             size += atom.size
             if atom.depth > depth:
                 depth = atom.depth
-    if size > MAX_NODES and not (len(terms) == 1 and is_symbol_term(terms[0])):
+    # A bare symbol may have a name of any length.
+    bare = len(terms) == 1 and terms[0][1] == 1 and terms[0][0][0].kind == "sym"
+    if size > MAX_NODES and not (bare and len(terms[0][0]) == 1):
         raise DimTooComplex(f"symbolic dimension exceeds {MAX_NODES} nodes")
     expr = object.__new__(DimExpr)
     _set(expr, "terms", terms)
@@ -297,14 +303,10 @@ def make(terms: Terms) -> DimExpr:
     _set(expr, "depth", depth)
     _set(expr, "_interval", None)
     _set(expr, "_text", None)
+    if size <= _RECENT_NODES:
+        _RECENT.append(expr)
     with _LOCK:
         return _EXPRS.setdefault(terms, expr)
-
-
-def is_symbol_term(term: tuple[Mono, int]) -> bool:
-    """Whether a term is one bare symbol."""
-    mono, coefficient = term
-    return coefficient == 1 and len(mono) == 1 and mono[0].kind == "sym"
 
 
 def mono_key(mono: Mono) -> tuple[int, list[str]]:
