@@ -17,7 +17,8 @@ MAX_INT_DIGITS: Final = 4300
 
 _MAX_INT_BITS: Final = 14400
 _TOKEN = re.compile(
-    r"\s*(?:([0-9]+)|([A-Za-z_][A-Za-z0-9_]*)|(\"(?:[^\"\\]|\\.)*\")|(//|[-+*%(),]))", re.DOTALL
+    r"\s*(?:([0-9]+)|([A-Za-z_][A-Za-z0-9_]*)|(\"[^\"\\]*(?:\\.[^\"\\]*)*\")|(//|[-+*%(),]))",
+    re.DOTALL,
 )
 _ESCAPE = re.compile(r"\\(?:([\"\\nt])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|)", re.DOTALL)
 _PLAIN_ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t"}
