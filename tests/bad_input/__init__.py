@@ -1,0 +1,1 @@
+"""Hostile, malformed and odd models, with what `lepton-opt` has to do with each of them."""
