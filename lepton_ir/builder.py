@@ -41,7 +41,8 @@ def normalize_attrs(definition: opdef.OpDef, attrs: dict[str, Any]) -> dict[str,
     for name in attrs:
         if name not in specs:
             raise LeptonError(
-                f"{definition.name} has no attribute {name!r}; it has: {', '.join(specs) or 'none'}",
+                f"{definition.name} has no attribute {name!r}; "
+                f"it has: {', '.join(specs) or 'none'}",
                 code="attribute",
             )
     for name, spec in specs.items():
@@ -148,9 +149,7 @@ class Builder:
         op.result.name = name
         return self.insert(op).result
 
-    def build(
-        self, op_name: str, *operands: Any, results: int | None = None, **attrs: Any
-    ) -> Op:
+    def build(self, op_name: str, *operands: Any, results: int | None = None, **attrs: Any) -> Op:
         """Build any operation of the table by name and return it."""
         reference = next((v.dtype for v in operands if isinstance(v, Value)), None)
         values = [self._operand(v, reference) for v in operands]

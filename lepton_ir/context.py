@@ -101,8 +101,10 @@ class PassContext:
         """Return whether remarks of this pass are collected (build messages only then)."""
         if self.want_remarks is None:
             return False
-        return not self.want_remarks or self.pass_name in self.want_remarks or (
-            kind in self.want_remarks
+        return (
+            not self.want_remarks
+            or self.pass_name in self.want_remarks
+            or (kind in self.want_remarks)
         )
 
     def remark(self, kind: str, where: Op | str, message: str, *args: object) -> None:

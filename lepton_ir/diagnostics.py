@@ -44,7 +44,7 @@ class Location:
         return not self.parents and self.rule is None
 
     def flatten(self, limit: int = MAX_SOURCES) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return (source names, rules), each unique, in first-seen order, at most ``limit`` each."""
+        """Return (source names, rules): unique, first seen first, at most ``limit`` each."""
         names: dict[str, None] = {}
         rules: dict[str, None] = {}
         seen: set[int] = set()

@@ -162,9 +162,7 @@ class InferContext:
 
     def fail(self, constraint: str, message: str) -> NoReturn:
         """Report that the operation breaks the numbered constraint of its documentation."""
-        raise VerifyError(
-            message, code=f"{self.op.name}-{constraint}", where=describe(self.op)
-        )
+        raise VerifyError(message, code=f"{self.op.name}-{constraint}", where=describe(self.op))
 
 
 def describe(op: Op) -> str:

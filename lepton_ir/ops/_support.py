@@ -1,0 +1,100 @@
+"""Small things several op families share: widening of narrow floats, dims of broadcasts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_ir import dims, dtypes, opdef
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lepton_ir.dims import Dim
+    from lepton_ir.dtypes import DType
+    from lepton_ir.infer import InferContext
+
+Array = np.ndarray[Any, Any]
+Shape = tuple["Dim | None", ...]
+
+
+def widen(x: Array) -> Array:
+    """Return ``x`` as f32 when it is a narrower float, else ``x`` itself."""
+    kind = dtypes.from_numpy(x.dtype)
+    return x.astype(np.float32) if kind.is_float and kind.bits < 32 else x
+
+
+def first_dtype(ctx: InferContext, *names: str) -> DType | None:
+    """Return the first known element type among operands that must all have the same one."""
+    return next((d for d in map(ctx.dtype, names) if d is not None), None)
+
+
+def broadcast_dim(a: Dim | None, b: Dim | None) -> Dim | None:
+    """Return the dim of two broadcast dims, ``None`` when it is not certain.
+
+    Raises:
+        ValueError: two known sizes do not broadcast.
+    """
+    if a is b or b == 1:
+        return a
+    if a == 1:
+        return b
+    if a is None or b is None:
+        known = b if a is None else a
+        return known if isinstance(known, int) else None
+    return dims.broadcast(a, b)
+
+
+def broadcast_shapes(*shapes: Shape | None) -> Shape | None:
+    """Return the shape of several broadcast shapes, ``None`` when a rank is unknown.
+
+    Raises:
+        ValueError: known sizes do not broadcast.
+    """
+    result: Shape = ()
+    for shape in shapes:
+        if shape is None:
+            return None
+        rank = max(len(result), len(shape))
+        left = (1,) * (rank - len(result)) + result
+        right = (1,) * (rank - len(shape)) + shape
+        result = tuple(map(broadcast_dim, left, right))
+    return result
+
+
+def scalar(x: Array, what: str) -> int:
+    """Return the single integer in ``x``.
+
+    Raises:
+        ValueError: not exactly one element; ``what`` names the operand.
+    """
+    array = np.asarray(x)
+    if array.size != 1:
+        raise ValueError(f"{what} should be one integer, got shape {array.shape}")
+    return int(array.reshape(-1)[0])
+
+
+def normalized(axis: int, rank: int, what: str = "axis") -> int:
+    """Return ``axis`` counted from the front.
+
+    Raises:
+        ValueError: out of range.
+    """
+    if not -rank <= axis < rank:
+        raise ValueError(f"{what} {axis} is out of range for rank {rank}")
+    return axis % rank
+
+
+def evaluate(name: str, *operands: Any, **attrs: Any) -> Any:
+    """Evaluate the meaning of the operation ``name`` of any family."""
+    definition = opdef.lookup(name)
+    assert definition is not None
+    return definition(*operands, **attrs)
+
+
+def known(shape: Sequence[Dim | None] | None) -> tuple[int, ...] | None:
+    """Return ``shape`` when all its dims are integers."""
+    if shape is None or not all(isinstance(d, int) for d in shape):
+        return None
+    return tuple(shape)  # type: ignore[arg-type]
