@@ -16,7 +16,7 @@ SAMPLE = 13
 """Every 13th case: 157 of 2,033."""
 
 needs_pipeline = pytest.mark.skipif(
-    importlib.util.find_spec("lepton_ir.pipeline") is None, reason="no pipeline yet"
+    importlib.util.find_spec("lepton_ir.api") is None, reason="no pipeline yet"
 )
 needs_text = pytest.mark.skipif(
     importlib.util.find_spec("lepton_ir.text.parse") is None, reason="no text parser yet"

@@ -16,7 +16,7 @@ QUICK = range(60)
 FULL = range(2000)
 
 needs_pipeline = pytest.mark.skipif(
-    importlib.util.find_spec("lepton_ir.pipeline") is None, reason="no pipeline yet"
+    importlib.util.find_spec("lepton_ir.api") is None, reason="no pipeline yet"
 )
 
 

@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from lepton_ir.diagnostics import LeptonError
-from lepton_ir.tools.lepton_api import Lepton, UnsupportedError
+from lepton_ir.diagnostics import LeptonError, UnsupportedError
+from lepton_ir.tools.lepton_api import Lepton
 from lepton_ir.tools.runners import RUNNERS, Feeds, Value, compare_values, normalize, run_model
 from lepton_ir.tools.worker_pool import Outcome, run_isolated
 
@@ -106,11 +106,13 @@ def load_cases(filter_text: str = "") -> list[Case]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for test in load_model_tests(kind="node"):
+            assert test.model is not None
+            assert test.data_sets is not None
             loaded = (test.model, [(list(i), list(o)) for i, o in test.data_sets])
             cases.append(Case(test.name, test.kind, test.rtol, test.atol, None, loaded))
         for kind in _FOLDER_KINDS:
             for test in load_model_tests(kind=kind):
-                folder = _light_path(test.url) if test.url else Path(test.model_dir)
+                folder = _light_path(test.url) if test.url else Path(test.model_dir or "")
                 cases.append(Case(test.name, kind, test.rtol, test.atol, folder))
     return sorted((case for case in cases if filter_text in case.name), key=lambda c: c.name)
 
@@ -153,8 +155,12 @@ def _read_value(path: Path, info: onnx.ValueInfoProto) -> Value:
     if not path.exists():
         return None
     kind = info.type.WhichOneof("value")
-    protos = {"sequence_type": onnx.SequenceProto, "optional_type": onnx.OptionalProto}
-    return normalize(protos.get(kind, onnx.TensorProto).FromString(path.read_bytes()))
+    data = path.read_bytes()
+    if kind == "sequence_type":
+        return normalize(onnx.SequenceProto.FromString(data))
+    if kind == "optional_type":
+        return normalize(onnx.OptionalProto.FromString(data))
+    return normalize(onnx.TensorProto.FromString(data))
 
 
 def _name_feeds(model: onnx.ModelProto, inputs: Sequence[Value]) -> Feeds:
@@ -277,8 +283,10 @@ def _measure_interpreter(case: Case, runner: str, passes: str) -> None:
     model, data_sets = case.load()
     module = lepton.load(model)
     for feeds, expected in data_sets:
-        results = lepton.interpret(module, feeds)
-        actual = [normalize(results[value.name]) for value in model.graph.output]
+        try:
+            actual = [normalize(value) for value in lepton.interpret(module, feeds)]
+        except UnsupportedError as error:
+            raise _VerdictError("unsupported", _one_line(error)) from error
         reason = compare_values(expected, actual, case.rtol, case.atol)
         if reason:
             raise _VerdictError("wrong", reason)
@@ -298,8 +306,6 @@ def _judge(measure_case: Callable[[], None]) -> tuple[str, str]:
         measure_case()
     except _VerdictError as error:
         return error.verdict, str(error)
-    except UnsupportedError as error:
-        return "unsupported", _one_line(error)
     except LeptonError as error:
         return "refused", _one_line(error)
     except Exception as error:

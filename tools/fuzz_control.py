@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,7 +57,7 @@ def _declare(g: Scope, t: Tensor) -> onnx.ValueInfoProto:
 
 
 def _results(
-    g: Scope, op: str, inputs: list[Tensor | None], outs: list[Tensor], **attrs: object
+    g: Scope, op: str, inputs: list[Tensor | None], outs: list[Tensor], **attrs: Any
 ) -> Tensor:
     g.node(op, inputs, [t.name for t in outs], **attrs)
     return [g.add(t) for t in outs][-1]

@@ -17,6 +17,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -220,7 +221,7 @@ class Scope:
     # -- nodes ---------------------------------------------------------------------------------
 
     def node(
-        self, op: str, inputs: Sequence[Tensor | None], outputs: Iterable[str], **attrs: object
+        self, op: str, inputs: Sequence[Tensor | None], outputs: Iterable[str], **attrs: Any
     ) -> None:
         """Append a node that writes the named values; an input of None is left out."""
         names = [tensor.name if tensor else "" for tensor in inputs]
@@ -241,7 +242,7 @@ class Scope:
         hi: float | None = None,
         exact: bool = False,
         special: bool | None = None,
-        **attrs: object,
+        **attrs: Any,
     ) -> Tensor:
         """Append a node with one result and return it.
 
@@ -264,9 +265,7 @@ class Scope:
         self.node(op, inputs, [result.name], **attrs)
         return self.add(result)
 
-    def move(
-        self, op: str, inputs: Sequence[Tensor | None], shape: Shape, **attrs: object
-    ) -> Tensor:
+    def move(self, op: str, inputs: Sequence[Tensor | None], shape: Shape, **attrs: Any) -> Tensor:
         """Append a node that only moves the elements of its first input."""
         first = inputs[0]
         assert first is not None
@@ -345,7 +344,7 @@ class Scope:
 
     def with_axes(
         self, op: str, source: Tensor, axes: Sequence[int], since: int
-    ) -> tuple[list[Tensor | None], dict[str, object]]:
+    ) -> tuple[list[Tensor | None], dict[str, Any]]:
         """Return inputs and attributes of an op whose axes became an input in opset `since`."""
         if self.opset >= since:
             return [source, self.ints(*axes)], {}

@@ -7,6 +7,7 @@ quantize-dequantize pairs, shape computations, and ops that do nothing.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -160,7 +161,7 @@ def _zero_pad(g: Scope, x: Tensor, spatial: int) -> Tensor:
     shape = tuple(
         d and tuple(s + pads[i] + pads[i + x.rank] for s in d) for i, d in enumerate(x.shape)
     )
-    ends = {"lo": min(x.lo, 0.0), "hi": max(x.hi, 0.0), "exact": x.exact}
+    ends: dict[str, Any] = {"lo": min(x.lo, 0.0), "hi": max(x.hi, 0.0), "exact": x.exact}
     if g.opset < 11:
         return g.emit("Pad", [x], shape=shape, pads=pads, **ends)
     return g.emit("Pad", [x, g.ints(*pads)], shape=shape, **ends)
@@ -216,10 +217,11 @@ def pooling(g: Scope) -> Tensor | None:
         return g.emit(op, [x], shape=(*x.shape[:2], *g.dims(*[1] * spatial)))
     pads, stride = [g.rng.choice([0, 1])] * (2 * spatial), g.rng.choice([1, 2])
     out = [_window(d, 2, stride, 2 * pads[0]) for d in x.shape[2:]]
-    count = {"count_include_pad": g.rng.randint(0, 1)} if op == "AveragePool" else {}
+    include = g.rng.randint(0, 1) if op == "AveragePool" else None
     return g.emit(
         op, [x], shape=(*x.shape[:2], *out), lo=min(x.lo, 0), hi=max(x.hi, 0),
-        kernel_shape=[2] * spatial, pads=pads, strides=[stride] * spatial, **count,
+        kernel_shape=[2] * spatial, pads=pads, strides=[stride] * spatial,
+        count_include_pad=include,
     )  # fmt: skip
 
 
@@ -245,8 +247,8 @@ def depth_space(g: Scope) -> Tensor | None:
     channels = static(x.shape[1]) or 4
     height, width = (d and tuple(2 * s for s in d) for d in x.shape[2:])
     shape = (x.shape[0], g.dim(channels // 4), height, width)
-    mode = {"mode": g.rng.choice(["DCR", "CRD"])} if g.opset >= 11 else {}
-    y = g.move("DepthToSpace", [x], shape, blocksize=2, **mode)
+    mode = g.rng.choice(["DCR", "CRD"]) if g.opset >= 11 else None
+    y = g.move("DepthToSpace", [x], shape, blocksize=2, mode=mode)
     return g.move("SpaceToDepth", [y], x.shape, blocksize=2) if g.rng.random() < 0.4 else y
 
 
@@ -399,7 +401,7 @@ def shape_chain(g: Scope) -> Tensor | None:
 
 def _size_of(g: Scope, x: Tensor, axis: int) -> Tensor:
     """Return one dim of `x` as a one-element int64 tensor, by one of three spellings."""
-    ends = {"lo": 0, "hi": 512, "exact": True}
+    ends: dict[str, Any] = {"lo": 0, "hi": 512, "exact": True}
     shape_of = g.emit("Shape", [x], shape=g.dims(x.rank), dtype="i64", special=False, **ends)
     choice = g.rng.random()
     if choice < 0.3:

@@ -218,7 +218,7 @@ def variadic(g: Scope) -> Tensor | None:
     operands, shape = [x], x.shape
     for _ in range(g.rng.randint(0, 2)):
         y = g.pick(lambda t: t.dtype == x.dtype and not t.special and t.known)
-        joined = y and broadcast(shape, y.shape)
+        joined = broadcast(shape, y.shape) if y else None
         if y is None or joined is None or g.too_large(joined):
             break
         operands.append(y)

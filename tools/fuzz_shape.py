@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import helper
 
@@ -144,7 +146,7 @@ def concat(g: Scope) -> Tensor | None:
 
 def _split(g: Scope, x: Tensor, axis: int, sizes: list[int]) -> Tensor:
     inputs: list[Tensor | None] = [x]
-    attrs: dict[str, object] = {"axis": axis}
+    attrs: dict[str, Any] = {"axis": axis}
     if g.opset < 13:
         attrs["split"] = sizes
     elif g.opset >= 18 and len(set(sizes)) == 1 and g.rng.random() < 0.5:
@@ -233,7 +235,7 @@ def pad(g: Scope) -> Tensor | None:
         d and tuple(s + pads[i] + pads[i + x.rank] for s in d) for i, d in enumerate(x.shape)
     )
     value = g.rng.choice([0.0, 0.0, 1.5])
-    ends = {"lo": min(x.lo, value), "hi": max(x.hi, value), "exact": x.exact}
+    ends: dict[str, Any] = {"lo": min(x.lo, value), "hi": max(x.hi, value), "exact": x.exact}
     if g.opset < 11:
         return g.emit("Pad", [x], shape=shape, mode=mode, pads=pads, value=value, **ends)
     inputs = [x, g.ints(*pads)]
@@ -321,7 +323,7 @@ def scatter(g: Scope) -> Tensor | None:
         return None
     sizes = [1, *(size for size in tail if size is not None)]
     updates = g.weights(*sizes)
-    ends = {"lo": min(x.lo, -1.0), "hi": max(x.hi, 1.0), "exact": x.exact}
+    ends: dict[str, Any] = {"lo": min(x.lo, -1.0), "hi": max(x.hi, 1.0), "exact": x.exact}
     if g.rng.random() < 0.5:
         return g.emit("ScatterND", [x, g.constant(np.array([[row]])), updates], **ends)
     index = g.constant(np.full(sizes, row, np.int64))
@@ -394,7 +396,7 @@ def cumulate(g: Scope) -> Tensor | None:
     axis = g.rng.randrange(x.rank)
     count = max(x.shape[axis] or (1,))
     size = max(abs(x.lo), abs(x.hi)) * count
-    flags = {"exclusive": g.rng.randint(0, 1), "reverse": g.rng.randint(0, 1)}
+    flags: dict[str, Any] = {name: g.rng.randint(0, 1) for name in ("exclusive", "reverse")}
     exact = x.exact and x.integer
     inputs = [x, g.scalar(axis, "i64")]
     return g.tame(g.emit("CumSum", inputs, lo=-size, hi=size, exact=exact, **flags))
@@ -450,8 +452,10 @@ def integers(g: Scope) -> Tensor | None:
     op = g.rng.choice(["Trilu", "BitwiseAnd", "BitShift"])
     if op == "Trilu" and g.opset >= 14:
         x = g.pick(lambda t: t.dtype in {"f32", "i64"} and t.known and t.rank >= 2)
-        ends = x and {"lo": min(x.lo, 0), "hi": max(x.hi, 0), "exact": x.exact}
-        return x and g.emit(op, [x], upper=g.rng.randint(0, 1), **(ends or {}))
+        if x is None:
+            return None
+        ends: dict[str, Any] = {"lo": min(x.lo, 0), "hi": max(x.hi, 0), "exact": x.exact}
+        return g.emit(op, [x], upper=g.rng.randint(0, 1), **ends)
     if op == "BitwiseAnd" and g.opset >= 18:
         x = g.pick(lambda t: t.integer and t.exact and t.known)
         return x and g.emit(op, [x, g.scalar(3, x.dtype)], lo=0, hi=3, exact=True)

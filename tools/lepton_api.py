@@ -8,11 +8,7 @@ from typing import Any
 
 import onnx
 
-__all__ = ["Lepton", "UnsupportedError"]
-
-
-class UnsupportedError(Exception):
-    """The module has an op without a meaning, so the reference interpreter cannot run it."""
+__all__ = ["Lepton"]
 
 
 class Lepton:
@@ -40,7 +36,8 @@ class Lepton:
         """Return the text of `module`, with its large constants written below `folder`."""
         from lepton_ir.text.print import print_module
 
-        return print_module(module, blobs=folder / "weights.npz")
+        text: str = print_module(module, blobs=folder / "weights.npz")
+        return text
 
     def parse(self, text: str, folder: Path) -> Any:
         """Read what `print` returned."""
@@ -48,8 +45,12 @@ class Lepton:
 
         return parse_module(text, folder=folder)
 
-    def interpret(self, module: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the reference interpreter; results by output name."""
-        from lepton_ir.interp import run_module
+    def interpret(self, module: Any, feeds: Mapping[str, Any]) -> list[Any]:
+        """Run the reference interpreter and return the outputs in order.
 
-        return run_module(module, feeds)
+        Raises:
+            UnsupportedError: an op of the module has no meaning.
+        """
+        from lepton_ir.interp import run_list
+
+        return run_list(module, feeds)
