@@ -228,7 +228,9 @@ def _formals(text: str | None) -> tuple[Operand, ...]:
     return tuple(Operand(n.rstrip("?*"), n.endswith("?"), n.endswith("*")) for n in names)
 
 
-def _attr_specs(function: Callable[..., Any] | None, extra: dict[str, Any]) -> dict[str, AttrSpec]:
+def _attr_specs(
+    function: Callable[..., Any] | None, extra: dict[str, Any], regions: tuple[str, ...]
+) -> dict[str, AttrSpec]:
     specs: dict[str, AttrSpec] = {}
     if function is not None:
         try:
@@ -236,7 +238,7 @@ def _attr_specs(function: Callable[..., Any] | None, extra: dict[str, Any]) -> d
         except (TypeError, ValueError):
             parameters = ()  # type: ignore[assignment]  # a NumPy ufunc has no attributes
         for p in parameters:
-            if p.kind is not p.KEYWORD_ONLY or p.name.startswith("_"):
+            if p.kind is not p.KEYWORD_ONLY or p.name.startswith("_") or p.name in regions:
                 continue
             text = p.annotation if isinstance(p.annotation, str) else ""
             kind = ATTR_KINDS.get(text.split("|")[0].strip())
@@ -300,7 +302,7 @@ def op(
             name,
             operands,
             results,
-            attrs=_attr_specs(function, attrs or {}),
+            attrs=_attr_specs(function, attrs or {}, regions),
             traits=frozenset(traits.split()),
             meaning=None if opaque else function,
             infer=infer,
