@@ -5,4 +5,17 @@ if __name__ != "lepton_ir.passes":
 
 # Pass name (or named pipeline) -> "module:attribute" of its class (or its text).
 # Strings, so that listing them imports nothing.
-TABLE: dict[str, str] = {}
+TABLE: dict[str, str] = {
+    "canonicalize": "lepton_ir.passes.canonicalize:Canonicalize",
+    "cse": "lepton_ir.passes.cse:Cse",
+    "dce": "lepton_ir.passes.dce:Dce",
+    "decompose": "lepton_ir.passes.decompose:Decompose",
+    "fold": "lepton_ir.passes.fold:Fold",
+    "fuse": "lepton_ir.passes.fuse:Fuse",
+    "inline": "lepton_ir.passes.inline:Inline",
+    "legalize": "lepton_ir.passes.legalize:Legalize",
+    "quant": "lepton_ir.passes.quant:Quant",
+    "shapes": "lepton_ir.passes.shapes:Shapes",
+    "O1": "lepton_ir.passes.pipelines:O1",
+    "O2": "lepton_ir.passes.pipelines:O2",
+}

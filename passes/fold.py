@@ -1,0 +1,206 @@
+"""Constant folding within a documented budget, and shapes computed from what inference proved.
+
+An operation on constants is evaluated by its NumPy meaning when its result is at most as large as
+its inputs together or ``FOLD_OUTPUT_BYTES``, and the module has not yet grown by
+``FOLD_TOTAL_BYTES``. The size is known from inference before anything is computed, so a model
+cannot make the folder allocate. A small integer result whose elements inference knows (``Shape`` of
+a static dim, arithmetic on it) becomes a constant without its operands being constant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_ir import context, dtypes
+from lepton_ir.builder import create
+from lepton_ir.diagnostics import Location
+from lepton_ir.infer import const_tensor, infer_op
+from lepton_ir.pipeline import Pass
+from lepton_ir.tensors import DenseTensor, ElidedTensor, Tensor
+from lepton_ir.types import TensorType
+
+if TYPE_CHECKING:
+    from lepton_ir.context import PassContext
+    from lepton_ir.ir import Block, Module, Op, Value
+
+_BOUNDED = {"non_zero": 8, "unique": 8, "compress": 1}
+"""Operations whose result size depends on data but is at most this many times the input's
+elements per dim of rank, times their size."""
+
+_EXACT = frozenset(
+    "add sub mul div sqrt neg abs min max clip floor ceil round sign relu where equal greater less "
+    "greater_or_equal less_or_equal gather gather_elements gather_nd scatter_elements scatter_nd "
+    "slice concat split transpose reshape squeeze unsqueeze expand tile pad identity flatten "
+    "constant_of_shape range trilu depth_to_space space_to_depth eye_like reverse_sequence "
+    "one_hot compress is_nan is_inf cast cast_like reciprocal".split()
+)
+"""Operations on floats that IEEE 754 or plain data movement make exact on every machine."""
+
+_NEVER = {"dequantize_linear": "keeps the weight quantized", "const": "", "identity": ""}
+
+
+@dataclass(frozen=True)
+class Fold(Pass, name="fold"):
+    """Evaluate operations on constants, within a budget.
+
+    Attributes:
+        exact: fold floats only where every machine gives the same bits.
+        limit: bytes a result may have even if its inputs are smaller.
+        total: bytes that folding may add to the module.
+    """
+
+    exact: bool = False
+    limit: int = context.FOLD_OUTPUT_BYTES
+    total: int = context.FOLD_TOTAL_BYTES
+
+    def run(self, module: Module, ctx: PassContext) -> None:
+        """Visit every operation once, in order."""
+        for function in module.functions.values():
+            self._block(function.block, ctx)
+
+    def _block(self, block: Block, ctx: PassContext) -> None:
+        for op in block.ops:
+            if op.regions:
+                for region in op.regions:
+                    self._block(region.block, ctx)
+                continue
+            definition = op.definition
+            if definition is None or op.name in _NEVER or op.has_attr_refs or not op.results:
+                continue
+            if not definition.foldable:
+                continue
+            if self._from_content(op, ctx):
+                continue
+            self._from_constants(op, ctx)
+
+    def _from_content(self, op: Op, ctx: PassContext) -> bool:
+        """Replace a single small integer result whose elements are all known."""
+        result = op.results[0]
+        content = result.content
+        if content is None or len(op.results) != 1 or result.first_use is None:
+            return False
+        if not all(d.__class__ is int for d in content):
+            return False
+        shape = result.type.static_shape if isinstance(result.type, TensorType) else None
+        if shape is None or result.dtype is None:
+            return False
+        if not ctx.allow("known_content", op):
+            return False
+        array = np.asarray(content, np.int64).reshape(shape)
+        _replace(op, [DenseTensor(array, result.dtype)], "known_content")
+        return True
+
+    def _from_constants(self, op: Op, ctx: PassContext) -> None:
+        tensors: list[Tensor | None] = []
+        for value in op.operands:
+            if value is None:
+                tensors.append(None)
+                continue
+            tensor = const_tensor(value)
+            if tensor is None or isinstance(tensor, ElidedTensor):
+                return
+            tensors.append(tensor)
+        given = [t for t in tensors if t is not None]
+        size = self._result_bytes(op, given)
+        if size is None:
+            ctx.remark("missed", op, "not folded: the size of its result is not known")
+            return
+        inputs = sum(t.nbytes for t in given)
+        if size > max(inputs, self.limit):
+            ctx.remark(
+                "missed", op, "not folded: {} bytes from {} are over the budget", size, inputs
+            )
+            return
+        growth = max(size - inputs, 0)
+        if ctx.fold_bytes + growth > self.total:
+            ctx.note_once(
+                "fold-total",
+                op,
+                "folding stopped: the module grew by {} bytes already",
+                ctx.fold_bytes,
+            )
+            return
+        if self.exact and not _is_exact(op):
+            return
+        arrays = _evaluate(op, tensors, ctx)
+        if arrays is None or not ctx.allow("fold", op):
+            return
+        ctx.fold_bytes += growth
+        _replace(op, arrays, "fold")
+
+    def _result_bytes(self, op: Op, given: list[Tensor]) -> int | None:
+        """Bytes of all results, an upper bound where they depend on data; ``None`` if unknown."""
+        if op.name in _BOUNDED:
+            rank = max(len(given[0].shape), 1)
+            return len(op.results) * rank * given[0].size * max(_BOUNDED[op.name], 8)
+        total = 0
+        for result in op.results:
+            t = result.type
+            if not isinstance(t, TensorType) or t.dtype is None or t.static_shape is None:
+                infer_op(op)
+                t = result.type
+            if not isinstance(t, TensorType) or t.dtype is None or t.static_shape is None:
+                return None
+            count = 1
+            for d in t.static_shape:
+                count *= d
+            total += max(t.dtype.nbytes(count), count // 8)
+        return total
+
+
+def _is_exact(op: Op) -> bool:
+    if op.name in _EXACT or (op.definition and "view" in op.definition.traits):
+        return True
+    values: list[Value | None] = [*op.results, *op.operands]
+    exact_kinds = (dtypes.BOOL, dtypes.STRING)
+    return all(
+        v is None or (v.dtype is not None and (v.dtype.is_integer or v.dtype in exact_kinds))
+        for v in values
+    )
+
+
+def _evaluate(op: Op, tensors: list[Tensor | None], ctx: PassContext) -> list[Tensor] | None:
+    definition = op.definition
+    assert definition is not None
+    assert definition.meaning is not None
+    operands: list[Any] = [None if t is None else t.numpy() for t in tensors]
+    operands += [None] * max(definition.max_operands - len(operands), 0)
+    try:
+        with np.errstate(all="ignore"):
+            found = definition.meaning(*operands, **op.all_attrs())
+    except (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, MemoryError) as e:
+        ctx.remark("missed", op, "not folded: {}", e)
+        return None
+    results = found if isinstance(found, tuple) else (found,)
+    out: list[Tensor] = []
+    for value, array in zip(op.results, results, strict=False):
+        if isinstance(array, list) or not isinstance(value.type, TensorType):
+            return None
+        dtype = value.dtype or dtypes.from_numpy(np.asarray(array).dtype)
+        array = np.asarray(array)
+        if array.base is not None and array.base.nbytes > 2 * array.nbytes:
+            array = array.copy()
+        out.append(DenseTensor(array, dtype))
+    return out
+
+
+def _replace(op: Op, tensors: list[Any], rule: str) -> None:
+    assert op.block is not None
+    operands = [v for v in op.operands if v is not None]
+    loc = Location("", (op.loc,), rule)
+    for result, tensor in zip(op.results, tensors, strict=True):
+        made = create("const", (), {"value": tensor}, loc=loc)
+        made.result.name = result.name
+        made.result.declared = result.declared
+        op.block.insert_before(made, op)
+        infer_op(made)
+        result.replace_all_uses(made.result)
+    op.erase()
+    for value in operands:
+        producer = value.op
+        if producer is not None and producer.name == "const" and value.first_use is None:
+            if producer.block is not None:
+                producer.erase()
