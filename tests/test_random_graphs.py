@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 
 from lepton_ir.tools import fuzz
+from lepton_ir.tools.fuzz_reduce import reduce_model
 from lepton_ir.tools.worker_pool import run_isolated
 
 QUICK = range(60)
@@ -83,3 +84,21 @@ def test_pipelines_keep_the_outputs():
 @pytest.mark.slow
 def test_pipelines_keep_the_outputs_of_all_seeds():
     assert not failures(fuzz.check_seed, FULL)
+
+
+def test_a_failing_model_is_reduced_to_the_node_at_fault():
+    model = next(
+        model
+        for model in map(fuzz.random_model, range(500))
+        if sum(node.op_type == "Softmax" for node in model.graph.node) == 1
+    )
+    feeds = fuzz.random_feeds(model, 0, fuzz.draws_of(model)[0])
+
+    def fails(candidate: onnx.ModelProto, given: dict) -> bool:
+        fuzz.Session(candidate).run(given)
+        return any(node.op_type == "Softmax" for node in candidate.graph.node)
+
+    small, given = reduce_model(model, feeds, fails)
+    kinds = [node.op_type for node in small.graph.node if node.op_type != "Constant"]
+    assert kinds == ["Softmax"]
+    assert fails(small, given)

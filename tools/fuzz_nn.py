@@ -252,6 +252,49 @@ def depth_space(g: Scope) -> Tensor | None:
     return g.move("SpaceToDepth", [y], x.shape, blocksize=2) if g.rng.random() < 0.4 else y
 
 
+@production(0.6, since=13)
+def resize(g: Scope) -> Tensor | None:
+    """Resize the last two dims by a whole factor, to the nearest element."""
+    x = g.pick(lambda t: t.plain and t.nonempty and t.rank == 4)
+    if x is None:
+        return None
+    height, width = (d and tuple(2 * s for s in d) for d in x.shape[2:])
+    shape = (*x.shape[:2], height, width)
+    if g.too_large(shape):
+        return None
+    scales = g.constant(np.array([1, 1, 2, 2], np.float32))
+    return g.move(
+        "Resize", [x, None, scales], shape, mode="nearest", nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    )  # fmt: skip
+
+
+@production(0.7)
+def recurrent(g: Scope) -> Tensor | None:
+    """LSTM or GRU over the first axis, with some of the optional inputs and results."""
+    x = g.pick(lambda t: _last_static(t) and t.rank == 3 and t.nonempty)
+    if x is None:
+        return None
+    op, gates = g.rng.choice([("LSTM", 4), ("GRU", 3)])
+    hidden, width = g.rng.randint(1, 3), static(x.shape[-1]) or 1
+    direction = g.rng.choice(["forward", "reverse", "bidirectional"])
+    ways = 2 if direction == "bidirectional" else 1
+    inputs: list[Tensor | None] = [
+        x, g.weights(ways, gates * hidden, width), g.weights(ways, gates * hidden, hidden),
+    ]  # fmt: skip
+    if g.rng.random() < 0.6:
+        inputs.append(g.weights(ways, 2 * gates * hidden))
+    shape = (x.shape[0], g.dim(ways), x.shape[1], g.dim(hidden))
+    attrs: dict[str, Any] = {"direction": direction, "hidden_size": hidden}
+    if op == "GRU":
+        attrs["linear_before_reset"] = g.rng.randint(0, 1)
+    if g.rng.random() < 0.5:
+        return g.emit(op, inputs, shape=shape, lo=-1, hi=1, **attrs)
+    last = Tensor(g.context.fresh("last"), "f32", shape[1:], -1, 1)
+    g.node(op, inputs, ["", last.name], **attrs)
+    return g.add(last)
+
+
 @production(0.7, since=12)
 def einsum(g: Scope) -> Tensor | None:
     """Einsum that is a MatMul, a transpose or a sum."""
