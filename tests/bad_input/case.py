@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 
 Expect = Literal["refuse", "keep", "either"]
@@ -115,15 +117,40 @@ def model(
     infos: Iterable[Any] = (),
     ir_version: int = 8,
     graph_name: str = "g",
+    ranked: bool = True,
 ) -> onnx.ModelProto:
-    """A model with nothing checked."""
+    """A model with nothing checked; outputs without a shape get a rank where `ranked`."""
     graph = helper.make_graph(
         list(nodes), graph_name, list(ins), list(outs), list(inits), value_info=list(infos)
     )
     imports = [helper.make_opsetid(d, v) for d, v in (opsets or (("", opset),))]
-    return helper.make_model(
+    proto = helper.make_model(
         graph, opset_imports=imports, functions=list(functions), ir_version=ir_version
     )
+    return _give_ranks(proto) if ranked else proto
+
+
+def _give_ranks(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Give every output the rank that ONNX demands of it: inferred, else that of the input."""
+
+    def unranked(info: onnx.ValueInfoProto) -> bool:
+        kind = info.type
+        return kind.HasField("tensor_type") and not kind.tensor_type.HasField("shape")
+
+    if not any(map(unranked, proto.graph.output)):
+        return proto
+    known = {i.name: len(i.type.tensor_type.shape.dim) for i in proto.graph.input}
+    default = next(iter(known.values()), 1)
+    with contextlib.suppress(Exception):
+        done = onnx.shape_inference.infer_shapes(proto).graph
+        for info in (*done.value_info, *done.output):
+            if info.type.tensor_type.HasField("shape"):
+                known[info.name] = len(info.type.tensor_type.shape.dim)
+    for info in filter(unranked, proto.graph.output):
+        info.type.tensor_type.shape.SetInParent()
+        for _ in range(known.get(info.name, default)):
+            info.type.tensor_type.shape.dim.add()
+    return proto
 
 
 def graph(

@@ -189,7 +189,10 @@ def interfaces() -> Iterator[Case]:
                 outs=[value("y", None)],
             ),
         ),
-        "unranked": ("keep", _net(relu, ins=[value("x", None)], outs=[value("y", None)])),
+        "unranked": (
+            "either",
+            _net(relu, ins=[value("x", None)], outs=[value("y", None)], ranked=False),
+        ),
         "scalar": ("keep", _net(relu, ins=[value("x", [])], outs=[value("y", [])])),
         "dead-nodes": ("keep", _net(relu, node("Abs", "x", "d"), node("Neg", "d", "e"))),
         "thousand-outputs": ("keep", _thousand_outputs),

@@ -192,9 +192,10 @@ def _snapshot(*folders: Path) -> dict[str, str]:
     return found
 
 
-def _where(case: Case, argument: str, args: Sequence[str]) -> list[str]:
-    known = [Path(text).name for text in (argument, *args) if not text.startswith("--")]
-    return [name for name in known if name and len(name) <= 60]
+def _where(case: Case, argument: str, target: Path) -> list[str]:
+    """Names of which a refusal has to mention one; none where they are too long to print."""
+    known = [Path(argument).name, *([target.name] if "-o" in case.args else [])]
+    return known if all(0 < len(name) <= 60 for name in known) else []
 
 
 def check_refusal(case: Case, run: Run, where: Sequence[str]) -> list[str]:
@@ -288,7 +289,7 @@ def run_case(case: Case, base: Path, launch: Launch) -> Outcome:
         outcome.verdict = "refused"
         if case.expect == "keep":
             problems.append("was refused")
-        problems += check_refusal(case, run, _where(case, argv[0], argv[1:]))
+        problems += check_refusal(case, run, _where(case, argv[0], target))
     problems += [f"left {path.name[:60]} behind" for path in stray[:3]]
     shutil.rmtree(base, ignore_errors=True)
     return outcome

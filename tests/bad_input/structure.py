@@ -16,6 +16,7 @@ from bad_input.case import (
     Build,
     Case,
     Expect,
+    Judge,
     field,
     graph,
     model,
@@ -93,13 +94,19 @@ def definitions() -> Iterator[Case]:
     never: dict[str, Build] = {
         "operand": _net(node("Add", "x,ghost", "y", name="adder")),
         "graph-output": _net(relu, outs=[value("ghost", [2, 3])]),
-        "branch-output": _net(_if(_branch(out="ghost"), _branch(out="x")), ins=[*X, COND]),
+        "branch-output": _net(
+            _if(_branch(out="ghost"), _branch(node("Identity", "x", "t"))), ins=[*X, COND]
+        ),
         "branch-operand": _net(
             _if(_branch(node("Relu", "ghost", "t")), _branch(node("Relu", "x", "t"))),
             ins=[*X, COND],
         ),
         "leaked-from-branch": _net(
-            _if(_branch(node("Relu", "x", "ghost"), out="ghost"), _branch(out="x"), "z"),
+            _if(
+                _branch(node("Relu", "x", "ghost"), out="ghost"),
+                _branch(node("Identity", "x", "t")),
+                "z",
+            ),
             node("Relu", "ghost", "y"),
             ins=[*X, COND],
         ),
@@ -230,11 +237,19 @@ def signatures() -> Iterator[Case]:
         says = ("bad",) if expect == "refuse" else ()
         nodes = (bad,) if "y" in bad.output else (bad, node("Abs", "x", "y"))
         yield Case("signature", name, expect, _net(*nodes), says=says)
-    scan = node("Scan", "x", "y", name="bad", num_scan_inputs=7, body=_branch(out="x"))
+    scan = node(
+        "Scan", "x", "y", name="bad", num_scan_inputs=7, body=_branch(node("Identity", "x", "t"))
+    )
     yield Case("signature", "scan-without-inputs", "refuse", _net(scan))
-    one = _if(graph([], [value("x", None)] * 2), _branch(out="x"))
+    pair = [node("Identity", "x", "t"), node("Abs", "x", "u")]
+    one = _if(
+        graph(pair, [value("t", None), value("u", None)]), _branch(node("Identity", "x", "t"))
+    )
     yield Case("signature", "branches-of-two-arities", "refuse", _net(one, ins=[*X, COND]))
-    fed = _if(graph([], [value("x", None)], X), _branch(out="x"))
+    fed = _if(
+        graph([node("Abs", "x", "t")], [value("t", None)], [value("i", [2, 3])]),
+        _branch(node("Identity", "x", "t")),
+    )
     yield Case("signature", "branch-with-inputs", "refuse", _net(fed, ins=[*X, COND]))
     lacking = graph([node("Relu", "v", "w")], [value("w", None)], [value("v", None)])
     loop = node("Loop", ",,x", "y", name="bad", body=lacking)
@@ -319,7 +334,9 @@ def functions() -> Iterator[Case]:
         "nested-calls": ("keep", calling(_function("F", _call("G")), _function("G", relu))),
     }
     for name, (expect, build) in table.items():
-        yield Case("function", name, expect, build)
+        # onnxruntime inlines every call: the exponential ones would never end.
+        judge: Judge = "none" if name.startswith("exponential") else "values"
+        yield Case("function", name, expect, build, judge=judge)
     ref = onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
     leaky = node("LeakyRelu", "a", "r")
     leaky.attribute.append(ref)
@@ -338,7 +355,9 @@ def _no_imports() -> onnx.FunctionProto:
 def _recursing_branch() -> onnx.FunctionProto:
     then = _branch(_call("F", "a", "t"))
     cond = node("Constant", "", "cond", value=tensor("c", True, np.bool_))
-    branch = node("If", "cond", "r", then_branch=then, else_branch=_branch(out="a"))
+    branch = node(
+        "If", "cond", "r", then_branch=then, else_branch=_branch(node("Identity", "a", "t"))
+    )
     return _function("F", cond, branch)
 
 
