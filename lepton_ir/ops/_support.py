@@ -1,4 +1,4 @@
-"""Small things several op families share: widening of narrow floats, dims of broadcasts."""
+"""Small things several op families share: dims of broadcasts, single integers, axes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir import dims, dtypes, opdef
+from lepton_ir import dims, opdef
+from lepton_ir.ops._nn import Array, widen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,14 +16,20 @@ if TYPE_CHECKING:
     from lepton_ir.dtypes import DType
     from lepton_ir.infer import InferContext
 
-Array = np.ndarray[Any, Any]
 Shape = tuple["Dim | None", ...]
 
-
-def widen(x: Array) -> Array:
-    """Return ``x`` as f32 when it is a narrower float, else ``x`` itself."""
-    kind = dtypes.from_numpy(x.dtype)
-    return x.astype(np.float32) if kind.is_float and kind.bits < 32 else x
+__all__ = [
+    "Array",
+    "Shape",
+    "broadcast_dim",
+    "broadcast_shapes",
+    "evaluate",
+    "first_dtype",
+    "known",
+    "normalized",
+    "scalar",
+    "widen",
+]
 
 
 def first_dtype(ctx: InferContext, *names: str) -> DType | None:
