@@ -1,0 +1,41 @@
+"""Canonical form: algebra, casts, views, slices and concats, shape chains, constant branches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from lepton_ir.rewrite import RewritePass, apply_rules
+
+if TYPE_CHECKING:
+    from lepton_ir.context import PassContext
+    from lepton_ir.ir import Module
+
+
+@dataclass(frozen=True)
+class Canonicalize(RewritePass, name="canonicalize"):
+    """Bring operations into their simplest equal form.
+
+    Attributes:
+        exact: apply only rules whose results are bit-identical.
+    """
+
+    exact: bool = False
+    needs = "shapes"
+    rule_modules: ClassVar[tuple[str, ...]] = (
+        "lepton_ir.passes.canonicalize.algebra",
+        "lepton_ir.passes.canonicalize.casts",
+        "lepton_ir.passes.canonicalize.views",
+        "lepton_ir.passes.canonicalize.slices",
+        "lepton_ir.passes.canonicalize.control",
+    )
+
+    def run(self, module: Module, ctx: PassContext) -> None:
+        """Apply the rules to every function until none matches."""
+        rules = self.rules()
+        before, ctx.exact = ctx.exact, ctx.exact or self.exact
+        try:
+            for function in list(module.functions.values()):
+                apply_rules(function, rules, ctx)
+        finally:
+            ctx.exact = before
