@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -226,11 +226,10 @@ def _transposed_crop(
         if begin < 0 or end < 0 or full < begin + end:
             raise ValueError(f"pads {begin}, {end} do not fit a full output of {full}")
         return begin, full - begin - end
-    target = size * stride if target is None else target
-    total = full - target
-    if total < 0:
-        raise ValueError(f"an output of {target} is larger than the full output of {full}")
-    return (total // 2 if auto_pad == "SAME_UPPER" else total - total // 2), target
+    total = full - (size * stride if target is None else target)
+    if total < 0 and target is None:
+        raise ValueError(f"auto_pad {auto_pad} asks for more than the full output of {full}")
+    return (total // 2 if auto_pad == "SAME_UPPER" else total - total // 2), full - total
 
 
 @op("conv_transpose(x, w, b?)", infer=_infer_conv_transpose)
@@ -276,9 +275,20 @@ def conv_transpose(
         axes.append(Window(full, taps, stride, dilation, 0, 0, size))
         pair = (spec.pads[i], spec.pads[rank + i])
         crops.append(_transposed_crop(full, size, stride, targets[i], spec.auto_pad, pair))
-    y = _scatter_taps(widen(x), widen(w), axes, group)
-    y = y[(slice(None), slice(None), *(slice(s, s + n) for s, n in crops))]
+    y = _cropped(_scatter_taps(widen(x), widen(w), axes, group), crops)
     return _with_bias(y, b).astype(x.dtype)
+
+
+def _cropped(y: Array, crops: Sequence[tuple[int, int]]) -> Array:
+    """Cut ``length`` elements from ``start`` on of each spatial axis, zeros beyond its ends."""
+    result = np.zeros((*y.shape[:2], *(length for _, length in crops)), y.dtype)
+    source, target = [slice(None)] * 2, [slice(None)] * 2
+    for size, (start, length) in zip(y.shape[2:], crops, strict=True):
+        low, high = max(start, 0), min(start + length, size)
+        source.append(slice(low, max(low, high)))
+        target.append(slice(low - start, max(low, high) - start))
+    result[tuple(target)] = y[tuple(source)]
+    return result
 
 
 def _scatter_taps(x: Array, w: Array, axes: Sequence[Window], group: int) -> Array:
@@ -470,6 +480,7 @@ def causal_conv_with_state(
     axes = [Window(length + carried, carried + 1, 1, 1, 0, 0, length)]
     y = _with_bias(convolve(widen(padded), widen(weight), axes, channels), bias).astype(x.dtype)
     if activation != "none":
-        wide: Any = widen(y)
-        y = (wide / (1 + np.exp(-wide))).astype(x.dtype)
+        wide = widen(y)
+        with np.errstate(over="ignore"):
+            y = (wide / (1 + np.exp(-wide))).astype(x.dtype)
     return y, padded[:, :, length:].copy()
