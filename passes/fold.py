@@ -31,7 +31,17 @@ _BOUNDED = {"non_zero": 8, "unique": 8, "compress": 1}
 elements per dim of rank, times their size."""
 
 _EXACT = frozenset(
-    ["add", "sub", "mul", "div", "sqrt", "neg", "abs", "min", "max", "clip", "floor", "ceil", "round", "sign", "relu", "where", "equal", "greater", "less", "greater_or_equal", "less_or_equal", "gather", "gather_elements", "gather_nd", "scatter_elements", "scatter_nd", "slice", "concat", "split", "transpose", "reshape", "squeeze", "unsqueeze", "expand", "tile", "pad", "identity", "flatten", "constant_of_shape", "range", "trilu", "depth_to_space", "space_to_depth", "eye_like", "reverse_sequence", "one_hot", "compress", "is_nan", "is_inf", "cast", "cast_like", "reciprocal"]
+    {
+        *("add", "sub", "mul", "div", "sqrt", "neg"),
+        *("abs", "min", "max", "clip", "floor", "ceil"),
+        *("round", "sign", "relu", "where", "equal", "greater"),
+        *("less", "greater_or_equal", "less_or_equal", "gather", "gather_elements", "gather_nd"),
+        *("scatter_elements", "scatter_nd", "slice", "concat", "split", "transpose"),
+        *("reshape", "squeeze", "unsqueeze", "expand", "tile", "pad"),
+        *("identity", "flatten", "constant_of_shape", "range", "trilu", "depth_to_space"),
+        *("space_to_depth", "eye_like", "reverse_sequence", "one_hot", "compress", "is_nan"),
+        *("is_inf", "cast", "cast_like", "reciprocal"),
+    }
 )
 """Operations on floats that IEEE 754 or plain data movement make exact on every machine."""
 
@@ -197,6 +207,6 @@ def _replace(op: Op, tensors: list[Any], rule: str) -> None:
     op.erase()
     for value in operands:
         producer = value.op
-        if producer is not None and producer.name == "const" and value.first_use is None:
-            if producer.block is not None:
-                producer.erase()
+        unused = producer is not None and producer.name == "const" and value.first_use is None
+        if unused and producer is not None and producer.block is not None:
+            producer.erase()

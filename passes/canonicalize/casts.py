@@ -59,9 +59,9 @@ def cast_chain(m: Match, rw: Rewriter) -> bool:
     mid_float_to_int = m.mid.is_float and m.to.is_integer
     if mid_float_to_int and not source.is_float and not keeps_every_value(source, m.to):
         return rw.fail("{} does not hold every {}", m.to, source)
-    if m.to.kind in ("string", "complex") or m.to.bits < 16:
-        if m.to is not source and m.to is not dtypes.BOOL and not keeps_every_value(source, m.to):
-            return rw.fail("conversion to {} depends on the type it comes from", m.to)
+    special = m.to.kind in ("string", "complex") or m.to.bits < 16
+    if special and m.to is not dtypes.BOOL and not keeps_every_value(source, m.to):
+        return rw.fail("conversion to {} depends on the type it comes from", m.to)
     if m.to is source:
         return rw.replace(m.root, m.x, same=True)
     return rw.replace(m.root, rw.cast(m.x, to=m.to))
