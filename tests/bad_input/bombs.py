@@ -24,6 +24,7 @@ from bad_input.case import (
     node,
     only_const,
     raw_model,
+    raw_node,
     tensor,
     value,
     with_const,
@@ -296,13 +297,15 @@ def raw_chain(ops: list[str], length: int) -> bytes:
 
 
 def _wide(count: int) -> bytes:
+    """`count` independent nodes, added up a hundred at a time."""
     proto = model([], [value("x", [2, 3])], [value("y", [2, 3])]).graph.SerializeToString()
-    parts = [
-        field(1, field(1, "x") + field(2, f"v{i}") + field(4, "Relu" if i % 2 else "Abs"))
-        for i in range(count)
-    ]
-    total = b"".join(field(1, f"v{i}") for i in range(count)) + field(2, "y") + field(4, "Sum")
-    return raw_model(b"".join(parts) + field(1, total) + proto)
+    row = [f"v{i}" for i in range(count)]
+    parts = [raw_node("Relu" if i % 2 else "Abs", ["x"], [v]) for i, v in enumerate(row)]
+    while len(row) > 1:
+        sums = [row[i : i + 100] for i in range(0, len(row), 100)]
+        row = ["y"] if len(sums) == 1 else [f"{ins[0]}s" for ins in sums]
+        parts += [raw_node("Sum", ins, [out]) for ins, out in zip(sums, row, strict=True)]
+    return raw_model(b"".join(parts) + proto)
 
 
 def chains() -> Iterator[Case]:
