@@ -1,0 +1,290 @@
+"""The child process that runs a stranger's model: ``python -m lepton_ir.check_worker RUNNER``.
+
+It reads one JSON request a line on standard input and answers with one JSON line on standard
+output: ``{"open": path, ...}`` runs the source on drawn inputs, ``{"compare": path}`` runs a
+result on the same ones. The parent limits its time, the worker its own memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any, Protocol
+
+_SIZES: tuple[tuple[int, ...], ...] = (
+    (2, 3, 5, 4, 7, 6),
+    (1, 1, 1, 1, 1, 1),
+    (3, 7, 2, 5, 4, 9),
+)
+"""Sizes of symbolic dims, in order of appearance, for the draws."""
+
+_FALLBACK_SIZES = (4, 8, 16, 32, 64, 128, 224, 512, 1024, 16000)
+"""Sizes tried for all symbols at once where the source fails with small, different ones."""
+
+SEARCH_SECONDS = 20.0
+"""Time spent on finding sizes with which the source runs."""
+
+
+class Runner(Protocol):
+    """Runs one model file."""
+
+    def inputs(self) -> list[tuple[str, str, list[Any]]]:
+        """Return (name, NumPy dtype name, shape) per input."""
+        ...
+
+    def outputs(self) -> list[str]:
+        """Return output names."""
+        ...
+
+    def run(self, feeds: dict[str, Any]) -> list[Any]:
+        """Run; raises whatever the runtime raises."""
+        ...
+
+
+class ReferenceRunner:
+    """Runs a model through the reference interpreter."""
+
+    def __init__(self, path: str) -> None:
+        from lepton_ir import api
+
+        self.module = api.load(path)
+
+    def inputs(self) -> list[tuple[str, str, list[Any]]]:
+        """Return the main function's inputs."""
+        from lepton_ir.types import TensorType
+
+        found: list[tuple[str, str, list[Any]]] = []
+        for v in self.module.main.inputs:
+            t = v.type
+            if not isinstance(t, TensorType) or t.dtype is None:
+                raise ValueError(f"cannot draw an input of type {t}")
+            shape = [d if isinstance(d, int) else str(d) for d in t.shape or ()]
+            found.append((v.name or "", t.dtype.numpy.name, shape))
+        return found
+
+    def outputs(self) -> list[str]:
+        """Return output names."""
+        return list(self.module.main.output_names)
+
+    def run(self, feeds: dict[str, Any]) -> list[Any]:
+        """Evaluate."""
+        from lepton_ir.interp import run_list
+
+        return run_list(self.module, feeds)
+
+
+def make_runner(kind: str, path: str) -> Runner:
+    """Return a runner of a kind that a backend registered (``onnxruntime``), or ``reference``."""
+    if kind == "reference":
+        return ReferenceRunner(path)
+    from lepton_ir import plugins
+
+    factory: Any = plugins.load("backends", f"runner-{kind}")
+    runner: Runner = factory(path)
+    return runner
+
+
+class Session:
+    """The source, the inputs it ran on, and what it gave."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.names: list[str] = []
+        self.feeds: list[dict[str, Any]] = []
+        self.expected: list[list[Any]] = []
+        self.movement: list[float | None] | None = None
+        self.ties = False
+        self.random = False
+        self.problem = ""
+
+    def open(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run the source on drawn or given inputs."""
+        self.ties, self.random = bool(request.get("ties")), bool(request.get("random"))
+        try:
+            source = make_runner(self.kind, request["open"])
+            self.names = source.outputs()
+            inputs = source.inputs()
+        except Exception as error:
+            self.problem = f"{self.kind} cannot load the source: {_first_line(error)}"
+            return {"problem": self.problem}
+        if request.get("feeds"):
+            self._run_given(source, request["feeds"])
+        else:
+            self._run_drawn(source, inputs, int(request.get("draws", 2)))
+        if self.expected and self.random:
+            self._drop_if_random(source)
+        return {"problem": self.problem, "draws": len(self.expected)}
+
+    def _run_given(self, source: Runner, paths: list[str]) -> None:
+        from lepton_ir.feeds import load_feeds
+
+        for feeds in load_feeds(paths):
+            try:
+                self.expected.append(source.run(feeds))
+                self.feeds.append(feeds)
+            except Exception as error:
+                self.problem = f"the source fails on the given inputs: {_first_line(error)}"
+
+    def _run_drawn(self, source: Runner, inputs: list[Any], draws: int) -> None:
+        from lepton_ir.compare import draw, movement_of
+
+        symbols = _symbols(inputs)
+        deadline = time.monotonic() + SEARCH_SECONDS
+        plans: list[dict[str, int] | int] = [dict(zip(symbols, s, strict=False)) for s in _SIZES]
+        if len(symbols) > len(_SIZES[0]):
+            plans = [{n: s[i % len(s)] for i, n in enumerate(symbols)} for s in _SIZES]
+        fallback: list[dict[str, int] | int] = list(_FALLBACK_SIZES) if symbols else []
+        failure = ""
+        for plan in [*plans[: draws if symbols else 1], *plans[draws:], *fallback]:
+            if len(self.expected) >= draws or time.monotonic() > deadline:
+                break
+            for _ in range(1 if symbols else draws):
+                try:
+                    feeds = draw(inputs, len(self.feeds), plan)
+                    results = source.run(feeds)
+                except Exception as error:
+                    failure = _first_line(error)
+                    break
+                self.feeds.append(feeds)
+                self.expected.append(results)
+        if not self.expected:
+            self.problem = f"the source fails on drawn inputs: {failure}"
+            return
+        try:
+            plan_feeds = draw(inputs, 1_000, _sizes_of(inputs, self.feeds[0]))
+            self.movement = movement_of(self.expected[0], source.run(plan_feeds))
+        except Exception:  # a second draw that fails only leaves the movement unknown
+            self.movement = None
+
+    def _drop_if_random(self, source: Runner) -> None:
+        from lepton_ir.compare import EQUAL, compare_outputs
+
+        again = source.run(self.feeds[0])
+        verdict = compare_outputs(self.names, self.expected[0], again)
+        if verdict.status != EQUAL:
+            self.expected = []
+            self.problem = "the source gives other results each time (random operations)"
+
+    def compare(self, path: str, rtol: float | None = None, lossy: bool = False) -> dict[str, Any]:
+        """Run a result on the same inputs and judge it."""
+        from lepton_ir import compare as cmp
+
+        try:
+            result = make_runner(self.kind, path)
+        except Exception as error:
+            if self.problem and not self.expected:
+                return cmp.Verdict(cmp.INCONCLUSIVE, self.problem).as_json()
+            reason = f"{self.kind} refuses the result: {_first_line(error)}"
+            return cmp.Verdict(cmp.MISMATCH, reason).as_json()
+        if not self.expected:
+            return cmp.Verdict(cmp.INCONCLUSIVE, self.problem).as_json()
+        accepted = {n for n, _, _ in result.inputs()}
+        worst = cmp.Verdict(cmp.EQUAL)
+        for feeds, expected in zip(self.feeds, self.expected, strict=True):
+            try:
+                found = result.run({n: v for n, v in feeds.items() if n in accepted})
+            except Exception as error:
+                reason = f"the result fails where the source runs: {_first_line(error)}"
+                return cmp.Verdict(cmp.MISMATCH, reason, draws=len(self.expected)).as_json()
+            verdict = cmp.compare_outputs(
+                self.names,
+                expected,
+                found,
+                movement=None if lossy else self.movement,
+                ties=self.ties,
+                rtol=cmp.RTOL if rtol is None else rtol,
+            )
+            if lossy:
+                for name, a, b in zip(self.names, expected, found, strict=True):
+                    _add_sqnr(worst.sqnr, name, a, b)
+            if verdict.status == cmp.MISMATCH:
+                verdict.sqnr = worst.sqnr
+                worst = verdict
+                if not lossy:
+                    break
+            elif worst.status == cmp.EQUAL and (
+                verdict.status != cmp.EQUAL or verdict.relative >= worst.relative
+            ):
+                verdict.sqnr = worst.sqnr
+                worst = verdict
+        worst.draws = len(self.expected)
+        return worst.as_json()
+
+
+def _add_sqnr(into: dict[str, float], name: str, a: Any, b: Any) -> None:
+    import numpy as np
+
+    from lepton_ir.compare import sqnr
+
+    if (
+        isinstance(a, np.ndarray)
+        and isinstance(b, np.ndarray)
+        and a.shape == b.shape
+        and (a.dtype.kind == "f")
+    ):
+        into[name] = min(into.get(name, float("inf")), sqnr(a, b))
+
+
+def _symbols(inputs: list[Any]) -> list[str]:
+    names: dict[str, None] = {}
+    for position, (_, _, shape) in enumerate(inputs):
+        for axis, d in enumerate(shape):
+            if not isinstance(d, int) or d < 0:
+                names[d if isinstance(d, str) and d else f"{position}.{axis}"] = None
+    return list(names)
+
+
+def _sizes_of(inputs: list[Any], feeds: dict[str, Any]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for position, (name, _, shape) in enumerate(inputs):
+        for axis, d in enumerate(shape):
+            if not isinstance(d, int) or d < 0:
+                sizes[d if isinstance(d, str) and d else f"{position}.{axis}"] = feeds[name].shape[
+                    axis
+                ]
+    return sizes
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+def _limit_memory(megabytes: int) -> None:
+    import resource
+
+    if megabytes > 0:
+        limit = megabytes << 20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def main() -> int:
+    """Serve requests until standard input ends."""
+    kind, megabytes = sys.argv[1], int(sys.argv[2])
+    _limit_memory(megabytes)
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a runtime prints must not mix with the replies
+    if kind == "onnxruntime":
+        import onnxruntime  # noqa: F401  (loaded while the parent still works)
+    session = Session(kind)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "open" in request:
+                session = Session(kind)
+                reply = session.open(request)
+            else:
+                reply = session.compare(
+                    request["compare"], request.get("rtol"), bool(request.get("lossy"))
+                )
+        except MemoryError:
+            reply = {"status": "inconclusive", "reason": "it needs more memory than the limit"}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
