@@ -91,7 +91,7 @@ def cubic_kernel(x: Array, a: float) -> Array:
 
 def linear_kernel(x: Array) -> Array:
     """Return the tent kernel."""
-    return np.clip(1 - np.abs(x), 0, 1)
+    return np.asarray(np.clip(1 - np.abs(x), 0, 1))
 
 
 def taps(

@@ -119,7 +119,7 @@ def _axes_plan(
         factors = [np.float32(s) for s in scales.reshape(-1)]
         if any(not s > 0 for s in factors):
             raise ValueError(f"scales should be > 0, got {scales}")
-        out = [_resample.scaled_size(o, s) for o, s in zip(old, factors, strict=True)]
+        out = [_resample.scaled_size(o, float(s)) for o, s in zip(old, factors, strict=True)]
     else:
         assert sizes is not None
         out = [int(s) for s in sizes.reshape(-1)]
@@ -360,7 +360,7 @@ def affine_grid(theta: Array, size: Array, *, align_corners: Bool = False) -> Ar
             ticks.append((2 * steps + 1) / extent - 1)
     mesh = np.meshgrid(*ticks, indexing="ij")[::-1]
     points = np.stack([*mesh, np.ones(spatial)], axis=-1)
-    found = np.einsum("...k,nik->n...i", points, theta.astype(np.float64))
+    found: Array = np.einsum("...k,nik->n...i", points, theta.astype(np.float64))
     return found.astype(theta.dtype)
 
 

@@ -60,7 +60,7 @@ def _nll(
     factor = np.where(ignored, x.dtype.type(0), factor)
     loss = np.where(ignored, x.dtype.type(0), -picked * factor)
     if reduction == "none":
-        return loss
+        return np.asarray(loss)
     total = loss.sum(dtype=x.dtype)
     if reduction == "sum":
         return np.asarray(total)
@@ -80,7 +80,7 @@ def _build_nll(b: Builder, x: Value, target: Value, weight: Value | None, op: Op
         ignored = b.equal(target, b.const(np.array(ignore_index), target.dtype))
         classes = b.where(ignored, b.const(np.array(0), target.dtype), target)
     picked = b.gather_elements(x, b.unsqueeze(classes, [1]), axis=1)
-    loss = b.neg(b.squeeze(picked, [1]))
+    loss: Value = b.neg(b.squeeze(picked, [1]))
     factor = None if weight is None else b.gather(weight, classes)
     if factor is not None:
         loss = b.mul(loss, factor)

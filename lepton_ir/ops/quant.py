@@ -66,7 +66,7 @@ def _to_float8(x: Array, dtype: DType, saturate: bool) -> Array:
     if saturate or dtype.bits < 8:
         import ml_dtypes
 
-        limit = float(ml_dtypes.finfo(dtype.numpy).max)
+        limit = float(ml_dtypes.finfo(dtype.numpy).max)  # type: ignore[no-untyped-call]
         x = np.clip(x, -limit, limit)
     with np.errstate(over="ignore", invalid="ignore"):
         return x.astype(dtype.numpy)
