@@ -208,14 +208,14 @@ def movement_of(first: list[Any], second: list[Any]) -> list[float | None]:
     """Return how far each float output moved between two runs; ``None`` where not comparable."""
     out: list[float | None] = []
     for a, b in zip(first, second, strict=True):
-        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.shape == b.shape:
-            if _is_float(a) and a.size:
-                with np.errstate(all="ignore"):
-                    moved = np.abs(a.astype(np.float64) - b.astype(np.float64))
-                moved = moved[np.isfinite(moved)]
-                out.append(float(moved.max()) if moved.size else None)
-                continue
-        out.append(None)
+        arrays = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+        if not (arrays and a.shape == b.shape and _is_float(a) and a.size):
+            out.append(None)
+            continue
+        with np.errstate(all="ignore"):
+            moved = np.abs(a.astype(np.float64) - b.astype(np.float64))
+        moved = moved[np.isfinite(moved)]
+        out.append(float(moved.max()) if moved.size else None)
     return out
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lepton_ir.dims import Dim
     from lepton_ir.dtypes import DType
     from lepton_ir.infer import InferContext
+    from lepton_ir.ir import Op, Value
     from lepton_ir.types import Shape
 
 Array = np.ndarray[Any, Any]
@@ -127,3 +128,49 @@ def dim_div(dim: Dim | None, divisor: int) -> Dim | None:
         return None
     exact = dims.exact_div(dim, divisor)
     return dims.floordiv(dim, divisor) if exact is None else exact
+
+
+def narrow(x: Any, dtype: np.dtype[Any]) -> Array:
+    """Return a computed array in the element type of the result."""
+    result: Array = np.asarray(x).astype(dtype, copy=False)
+    return result
+
+
+def require_axis(x: Array, axis: int) -> int:
+    """Return ``axis`` counted from the front.
+
+    Raises:
+        ValueError: out of range.
+    """
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis {axis} is out of range for rank {x.ndim}")
+    return axis % x.ndim
+
+
+def operand(op: Op, name: str) -> Value:
+    """Return a required operand of an operation that is being decomposed."""
+    value = op.operand(name)
+    assert value is not None
+    return value
+
+
+def require_rank(value: Value, what: str) -> int:
+    """Return the rank of a value.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    if value.rank is None:
+        raise ValueError(f"the rank of {what} is not known")
+    return value.rank
+
+
+def require_dtype(value: Value, what: str) -> DType:
+    """Return the element type of a value.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    if value.dtype is None:
+        raise ValueError(f"the element type of {what} is not known")
+    return value.dtype

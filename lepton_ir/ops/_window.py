@@ -59,13 +59,18 @@ class Window(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """The window attributes of an operation, completed for ``rank`` spatial axes."""
+    """The window attributes of an operation, completed for ``rank`` spatial axes.
+
+    With ``pooling``, padding of ``SAME_*`` is not told apart where runtimes and the specification
+    disagree: dilated windows, and windows smaller than their stride.
+    """
 
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[int, ...]
     auto_pad: str
     ceil_mode: bool = False
+    pooling: bool = False
 
 
 def complete(
@@ -75,6 +80,7 @@ def complete(
     pads: Sequence[int] | None,
     auto_pad: str = "NOTSET",
     ceil_mode: bool = False,
+    pooling: bool = False,
 ) -> Spec:
     """Return the attributes with absent ones filled in (strides and dilations 1, pads 0).
 
@@ -88,6 +94,7 @@ def complete(
         zeros if pads is None else tuple(pads),
         auto_pad or "NOTSET",
         ceil_mode,
+        pooling,
     )
     for name, values, length in (
         ("strides", spec.strides, rank),
@@ -107,8 +114,8 @@ def windows(sizes: Sequence[int], kernel: Sequence[int], spec: Spec) -> list[Win
     """Return the windows over concrete spatial ``sizes``.
 
     Raises:
-        ValueError: negative pads, a kernel larger than the padded input, or ``VALID`` with
-            ``ceil_mode`` where the specification's formula and its runtimes disagree.
+        ValueError: negative pads, a kernel larger than the padded input, or an ``auto_pad`` of
+            which the specification's formula and its runtimes disagree.
     """
     found = []
     rank = len(sizes)
@@ -121,7 +128,10 @@ def windows(sizes: Sequence[int], kernel: Sequence[int], spec: Spec) -> list[Win
         if spec.auto_pad == "VALID":
             begin = end = 0
         elif spec.auto_pad != "NOTSET":
-            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+            total = (-(-size // stride) - 1) * stride + extent - size
+            if spec.pooling and (total < 0 or _dilated(taps, dilation)):
+                raise ValueError(f"there is no agreed padding of auto_pad {spec.auto_pad}")
+            total = max(total, 0)
             half = total // 2
             begin, end = (
                 (half, total - half)
@@ -139,9 +149,14 @@ def windows(sizes: Sequence[int], kernel: Sequence[int], spec: Spec) -> list[Win
             )
         out = output_dim(size, taps, stride, dilation, (begin, end), spec)
         if not isinstance(out, int):
-            raise ValueError("auto_pad VALID with ceil_mode has no agreed number of windows")
+            raise ValueError(f"auto_pad {spec.auto_pad} has no agreed number of windows here")
         found.append(Window(size, taps, stride, dilation, begin, end, out))
     return found
+
+
+def _dilated(kernel: Dim | None, dilation: int) -> bool:
+    """Whether dilation makes the window longer (or may do so)."""
+    return dilation > 1 and kernel != 1
 
 
 def output_dim(
@@ -161,7 +176,8 @@ def output_dim(
     if size is None:
         return None
     if spec.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        return dims.ceildiv(size, stride)
+        agreed = not (spec.pooling and _dilated(kernel, dilation))
+        return dims.ceildiv(size, stride) if agreed else None
     if kernel is None:
         return None
     begin, end = (0, 0) if spec.auto_pad == "VALID" else pads
@@ -200,6 +216,7 @@ def output_dims(
             get("pads"),
             get("auto_pad", "NOTSET"),
             bool(get("ceil_mode")),
+            "ceil_mode" in ctx.attrs,
         )
     except ValueError as error:
         ctx.fail(constraint, str(error))

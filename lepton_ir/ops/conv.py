@@ -56,7 +56,8 @@ def convolve(x: Array, w: Array, axes: Sequence[Window], group: int) -> Array:
     weights = w.reshape(group, m // group, -1)
     if all(a.kernel == a.stride == 1 for a in axes):
         columns = x.reshape(n, group, c // group, points)
-        return np.matmul(weights, columns).reshape(n, m, *out)
+        product: Array = np.matmul(weights, columns).reshape(n, m, *out)
+        return product
     shape = (n, group, c // group, *(a.kernel for a in axes), *out)
     x = np.ascontiguousarray(x)
     strides = (
@@ -79,12 +80,15 @@ def _depthwise(x: Array, w: Array, axes: Sequence[Window]) -> Array:
     y = np.zeros((x.shape[0], w.shape[0], *(a.out for a in axes)), x.dtype)
     column = (w.shape[0],) + (1,) * len(axes)
     for tap, where in _window.taps(axes):
-        y += x[(slice(None), slice(None), *where)] * w[(slice(None), 0, *tap)].reshape(column)
+        weight: Array = w[(slice(None), 0, *tap)]
+        y += x[(slice(None), slice(None), *where)] * weight.reshape(column)
     return y
 
 
 def _with_bias(y: Array, b: Array | None) -> Array:
-    return y if b is None else y + widen(b).reshape((-1,) + (1,) * (y.ndim - 2))
+    if b is not None:
+        y = y + widen(b).reshape((-1,) + (1,) * (y.ndim - 2))
+    return y
 
 
 def _check_conv(x: Array, w: Array, kernel_shape: Ints | None, group: int) -> None:
@@ -226,10 +230,11 @@ def _transposed_crop(
         if begin < 0 or end < 0 or full < begin + end:
             raise ValueError(f"pads {begin}, {end} do not fit a full output of {full}")
         return begin, full - begin - end
-    total = full - (size * stride if target is None else target)
-    if total < 0 and target is None:
+    target_size = size * stride if target is None else target
+    if target is None and target_size > full:
         raise ValueError(f"auto_pad {auto_pad} asks for more than the full output of {full}")
-    return (total // 2 if auto_pad == "SAME_UPPER" else total - total // 2), full - total
+    total = max(full - target_size, 0)
+    return (total // 2 if auto_pad == "SAME_UPPER" else total - total // 2), target_size
 
 
 @op("conv_transpose(x, w, b?)", infer=_infer_conv_transpose)
@@ -266,7 +271,8 @@ def conv_transpose(
     spec = _window.complete(rank, strides, dilations, pads, auto_pad)
     extra = (0,) * rank if output_padding is None else tuple(output_padding)
     targets = (None,) * rank if output_shape is None else tuple(output_shape)[-rank:]
-    axes, crops = [], []
+    axes: list[Window] = []
+    crops: list[tuple[int, int]] = []
     for i, (size, taps) in enumerate(zip(x.shape[2:], w.shape[2:], strict=True)):
         stride, dilation = spec.strides[i], spec.dilations[i]
         full = stride * (size - 1) + (taps - 1) * dilation + 1 + extra[i]
@@ -282,11 +288,12 @@ def conv_transpose(
 def _cropped(y: Array, crops: Sequence[tuple[int, int]]) -> Array:
     """Cut ``length`` elements from ``start`` on of each spatial axis, zeros beyond its ends."""
     result = np.zeros((*y.shape[:2], *(length for _, length in crops)), y.dtype)
-    source, target = [slice(None)] * 2, [slice(None)] * 2
+    source: list[slice] = [slice(None)] * 2
+    target: list[slice] = [slice(None)] * 2
     for size, (start, length) in zip(y.shape[2:], crops, strict=True):
-        low, high = max(start, 0), min(start + length, size)
-        source.append(slice(low, max(low, high)))
-        target.append(slice(low - start, max(low, high) - start))
+        stop = max(start, min(start + length, size))
+        source.append(slice(start, stop))
+        target.append(slice(0, stop - start))
     result[tuple(target)] = y[tuple(source)]
     return result
 

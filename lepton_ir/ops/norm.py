@@ -1,4 +1,4 @@
-"""Normalizations, softmax and its relatives, and dropout."""
+"""Normalizations: batch, instance, group, layer, RMS, local response, Lp, mean and variance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lepton_ir import dims, dtypes
+from lepton_ir import dims
 from lepton_ir.dtypes import F32, DType
 from lepton_ir.opdef import Bool, DTypeAttr, Float, Int, Ints, op
 from lepton_ir.ops._nn import (
@@ -16,7 +16,12 @@ from lepton_ir.ops._nn import (
     common_dtype,
     first_known,
     known_axis,
+    narrow,
+    operand,
     plain_type,
+    require_axis,
+    require_dtype,
+    require_rank,
     require_vector,
     widen,
 )
@@ -27,24 +32,6 @@ if TYPE_CHECKING:
     from lepton_ir.infer import InferContext
     from lepton_ir.ir import Op, Value
     from lepton_ir.types import Type
-
-
-def _operand(op: Op, name: str) -> Value:
-    value = op.operand(name)
-    assert value is not None
-    return value
-
-
-def _rank(value: Value, what: str) -> int:
-    if value.rank is None:
-        raise ValueError(f"the rank of {what} is not known")
-    return value.rank
-
-
-def _dtype(value: Value, what: str) -> DType:
-    if value.dtype is None:
-        raise ValueError(f"the element type of {what} is not known")
-    return value.dtype
 
 
 def _cast(b: Builder, value: Value, to: DType) -> Value:
@@ -69,7 +56,8 @@ def _along_channels(b: Builder, value: Value, rank: int) -> Value:
 
 
 def _channel_column(value: Array, rank: int) -> Array:
-    return value.reshape((-1,) + (1,) * (rank - 2)) if rank > 1 else value
+    column: Array = value.reshape((-1,) + (1,) * (rank - 2)) if rank > 1 else value
+    return column
 
 
 # -- batch, instance, group ------------------------------------------------------------------------
@@ -96,10 +84,10 @@ def _decompose_batch_norm(b: Builder, op: Op) -> list[Value]:
         raise ValueError("training mode computes statistics of its input")
     if len(op.results) > 1:
         raise ValueError("inference gives no running statistics")
-    x = _operand(op, "x")
-    rank, dtype = _rank(x, "x"), _dtype(x, "x")
+    x = operand(op, "x")
+    rank, dtype = require_rank(x, "x"), require_dtype(x, "x")
     scale, bias, mean, variance = (
-        _along_channels(b, _cast(b, _operand(op, n), dtype), rank)
+        _along_channels(b, _cast(b, operand(op, n), dtype), rank)
         for n in ("scale", "b", "input_mean", "input_var")
     )
     deviation = b.sqrt(b.add(variance, attrs["epsilon"]))
@@ -176,12 +164,12 @@ def _infer_channel_norm(ctx: InferContext) -> Type:
 
 
 def _decompose_instance_norm(b: Builder, op: Op) -> list[Value]:
-    x = _operand(op, "x")
-    rank = _rank(x, "x")
+    x = operand(op, "x")
+    rank = require_rank(x, "x")
     if rank < 3:
         raise ValueError("x has no spatial axes")
     y = _standardize(b, x, list(range(2, rank)), op.all_attrs()["epsilon"])[0]
-    scale, bias = (_along_channels(b, _operand(op, n), rank) for n in ("scale", "b"))
+    scale, bias = (_along_channels(b, operand(op, n), rank) for n in ("scale", "b"))
     return [b.add(b.mul(y, scale), bias)]
 
 
@@ -208,18 +196,18 @@ def instance_normalization(x: Array, scale: Array, b: Array, *, epsilon: Float =
         raise ValueError(f"x {x.shape}, scale {scale.shape} and b {b.shape} do not fit")
     y = _normalized(widen(x), tuple(range(2, x.ndim)), epsilon)
     gain, shift = (_channel_column(widen(v), x.ndim) for v in (scale, b))
-    return (y * gain + shift).astype(x.dtype)
+    return narrow(y * gain + shift, x.dtype)
 
 
 def _decompose_group_norm(b: Builder, op: Op) -> list[Value]:
     attrs = op.all_attrs()
-    x = _operand(op, "x")
-    rank, dtype = _rank(x, "x"), _dtype(x, "x")
+    x = operand(op, "x")
+    rank, dtype = require_rank(x, "x"), require_dtype(x, "x")
     stash, groups = attrs["stash_type"], attrs["num_groups"]
     shape = b.shape(x)
     grouped = b.reshape(_cast(b, x, stash), [0, groups, -1])
     y = _cast(b, _standardize(b, grouped, [2], attrs["epsilon"])[0], dtype)
-    operands = (_operand(op, "scale"), _operand(op, "bias"))
+    operands = (operand(op, "scale"), operand(op, "bias"))
     if attrs["per_group"]:
         scale, bias = (b.reshape(v, [-1, 1]) for v in operands)
         return [b.reshape(b.add(b.mul(y, scale), bias), shape)]
@@ -262,9 +250,9 @@ def group_normalization(
     y = widen(_normalized(widen(grouped), (2,), epsilon).astype(x.dtype))
     gain, shift = (widen(v) for v in (scale, bias))
     if per_group:
-        return (y * gain[:, None] + shift[:, None]).reshape(x.shape).astype(x.dtype)
+        return narrow((y * gain[:, None] + shift[:, None]).reshape(x.shape), x.dtype)
     gain, shift = (_channel_column(v, x.ndim) for v in (gain, shift))
-    return (y.reshape(x.shape) * gain + shift).astype(x.dtype)
+    return narrow(y.reshape(x.shape) * gain + shift, x.dtype)
 
 
 # -- over the last axes ----------------------------------------------------------------------------
@@ -301,15 +289,15 @@ def _trailing_axes(op: Op, x: Value) -> list[int]:
     axis: int = op.all_attrs()["axis"]
     if axis < 0:
         return list(range(axis, 0))
-    return list(range(axis, _rank(x, "x")))
+    return list(range(axis, require_rank(x, "x")))
 
 
 def _decompose_layer_norm(b: Builder, op: Op) -> list[Value]:
     attrs = op.all_attrs()
-    x = _operand(op, "x")
+    x = operand(op, "x")
     wide = _cast(b, x, attrs["stash_type"])
     y, mean, inverse = _standardize(b, wide, _trailing_axes(op, x), attrs["epsilon"])
-    y = b.mul(_cast(b, y, _dtype(x, "x")), _operand(op, "scale"))
+    y = b.mul(_cast(b, y, require_dtype(x, "x")), operand(op, "scale"))
     bias = op.operand("b")
     return [y if bias is None else b.add(y, bias), mean, inverse][: len(op.results)]
 
@@ -370,11 +358,11 @@ def _infer_rms_norm(ctx: InferContext) -> Type:
 
 def _decompose_rms_norm(b: Builder, op: Op) -> list[Value]:
     attrs = op.all_attrs()
-    x, scale = _operand(op, "x"), _operand(op, "scale")
+    x, scale = operand(op, "x"), operand(op, "scale")
     wide = _cast(b, x, attrs["stash_type"])
     square = b.reduce_mean(b.mul(wide, wide), _trailing_axes(op, x), keepdims=True)
     y = b.div(wide, b.sqrt(b.add(square, attrs["epsilon"])))
-    return [b.mul(_cast(b, y, _dtype(scale, "scale")), scale)]
+    return [b.mul(_cast(b, y, require_dtype(scale, "scale")), scale)]
 
 
 @op(
@@ -403,7 +391,7 @@ def rms_normalization(
     wide = widen(x.astype(stash_type.numpy))
     square = np.square(wide).mean(axis=axes, keepdims=True)
     y = (wide / np.sqrt(square + wide.dtype.type(epsilon))).astype(scale.dtype)
-    return (widen(y) * widen(scale)).astype(scale.dtype)
+    return narrow(widen(y) * widen(scale), scale.dtype)
 
 
 # -- local, Lp, mean and variance ------------------------------------------------------------------
@@ -440,7 +428,7 @@ def lrn(
         low, high = max(0, -shift), min(channels, channels - shift)
         if low < high:
             total[:, low:high] += square[:, low + shift : high + shift]
-    return (wide / (bias + alpha / size * total) ** beta).astype(x.dtype)
+    return narrow(wide / (bias + alpha / size * total) ** beta, x.dtype)
 
 
 def _infer_lp_norm(ctx: InferContext) -> Type:
@@ -452,11 +440,11 @@ def _infer_lp_norm(ctx: InferContext) -> Type:
 
 def _decompose_lp_norm(b: Builder, op: Op) -> list[Value]:
     attrs = op.all_attrs()
-    x = _operand(op, "x")
-    _dtype(x, "x")
+    x = operand(op, "x")
+    require_dtype(x, "x")
     reduce = b.reduce_l1 if attrs["p"] == 1 else b.reduce_l2
     norm = reduce(x, [attrs["axis"]], keepdims=True)
-    zero = b.const(np.zeros((), _dtype(x, "x").numpy))
+    zero = b.const(np.zeros((), require_dtype(x, "x").numpy))
     empty = b.equal(norm, zero)
     return [b.where(empty, zero, b.div(x, norm))]
 
@@ -470,11 +458,11 @@ def lp_normalization(x: Array, *, axis: Int = -1, p: Int = 2) -> Array:
     """
     if p not in (1, 2):
         raise ValueError(f"p should be 1 or 2, got {p}")
-    _axis(x, axis)
+    require_axis(x, axis)
     wide = widen(x)
     total = (np.abs(wide) if p == 1 else np.square(wide)).sum(axis=axis, keepdims=True)
     norm = total if p == 1 else np.sqrt(total)
-    return np.divide(wide, norm, out=np.zeros_like(wide), where=norm != 0).astype(x.dtype)
+    return narrow(np.divide(wide, norm, out=np.zeros_like(wide), where=norm != 0), x.dtype)
 
 
 def _infer_mvn(ctx: InferContext) -> Type:
@@ -488,8 +476,8 @@ _MVN_EPSILON = 9.999999717180685e-10
 
 
 def _decompose_mvn(b: Builder, op: Op) -> list[Value]:
-    x = _operand(op, "x")
-    _dtype(x, "x")
+    x = operand(op, "x")
+    require_dtype(x, "x")
     axes = list(op.all_attrs()["axes"])
     mean = b.reduce_mean(x, axes, keepdims=True)
     square = b.reduce_mean(b.mul(x, x), axes, keepdims=True)
@@ -509,161 +497,9 @@ def mean_variance_normalization(x: Array, *, axes: Ints = (0, 2, 3)) -> Array:
     C1  -rank(x) <= axes < rank(x)
     """
     for axis in axes:
-        _axis(x, axis)
+        require_axis(x, axis)
     wide = widen(x)
     mean = wide.mean(axis=tuple(axes), keepdims=True)
     square = np.square(wide).mean(axis=tuple(axes), keepdims=True)
     deviation = np.sqrt(np.maximum(square - np.square(mean), 0))
-    return ((wide - mean) / (deviation + wide.dtype.type(_MVN_EPSILON))).astype(x.dtype)
-
-
-# -- softmax ---------------------------------------------------------------------------------------
-
-
-def _axis(x: Array, axis: int) -> int:
-    if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"axis {axis} is out of range for rank {x.ndim}")
-    return axis % x.ndim
-
-
-def _infer_softmax(ctx: InferContext) -> Type:
-    rank, axis = ctx.rank("x"), ctx.attrs["axis"]
-    if rank is not None and not (ctx.attrs["coerce_2d"] and axis == rank):
-        known_axis(ctx, "C1", axis, rank)
-    return plain_type(ctx)
-
-
-def _softmax_axes(op: Op) -> list[int]:
-    attrs = op.all_attrs()
-    axis: int = attrs["axis"]
-    if not attrs["coerce_2d"]:
-        return [axis]
-    if axis < 0:
-        return list(range(axis, 0))
-    axes = list(range(axis, _rank(_operand(op, "x"), "x")))
-    if not axes:
-        raise ValueError("axis is the rank of x")
-    return axes
-
-
-def _decompose_softmax(b: Builder, op: Op) -> list[Value]:
-    x, axes = _operand(op, "x"), _softmax_axes(op)
-    e = b.exp(b.sub(x, b.reduce_max(x, axes, keepdims=True)))
-    return [b.div(e, b.reduce_sum(e, axes, keepdims=True))]
-
-
-def _decompose_log_softmax(b: Builder, op: Op) -> list[Value]:
-    x, axes = _operand(op, "x"), _softmax_axes(op)
-    shifted = b.sub(x, b.reduce_max(x, axes, keepdims=True))
-    return [b.sub(shifted, b.log(b.reduce_sum(b.exp(shifted), axes, keepdims=True)))]
-
-
-def _decompose_hardmax(b: Builder, op: Op) -> list[Value]:
-    attrs = op.all_attrs()
-    x, axis = _operand(op, "x"), attrs["axis"]
-    values = b.const(np.array([0, 1]).astype(_dtype(x, "x").numpy))
-    flat = b.flatten(x, axis=axis) if attrs["coerce_2d"] else x
-    inner = 1 if attrs["coerce_2d"] else axis
-    size = b.gather(b.shape(flat), b.const(np.array([inner], np.int64)), axis=0)
-    best = b.arg_max(flat, axis=inner, keepdims=False)
-    y = b.one_hot(best, size, values, axis=inner)
-    return [b.reshape(y, b.shape(x)) if attrs["coerce_2d"] else y]
-
-
-def _rows(x: Array, axis: int, coerce_2d: bool) -> tuple[Array, int]:
-    """Return x in the shape whose one axis is normalized, in the type it is computed in."""
-    if not coerce_2d:
-        return widen(x), _axis(x, axis)
-    split = x.ndim if axis == x.ndim else _axis(x, axis)
-    return widen(x).reshape(math.prod(x.shape[:split]), math.prod(x.shape[split:])), 1
-
-
-@op("softmax(x)", infer=_infer_softmax, traits="composite", decompose=_decompose_softmax)
-def softmax(x: Array, *, axis: Int = -1, coerce_2d: Bool = False) -> Array:
-    """``exp(x) / sum(exp(x))`` along ``axis`` (ONNX Softmax-13).
-
-    With ``coerce_2d`` over all axes from ``axis`` on together, which is what opsets before 13 mean.
-
-    C1  -rank(x) <= axis < rank(x)
-    """
-    rows, axis = _rows(x, axis, coerce_2d)
-    if not rows.size:
-        return x.copy()
-    e = np.exp(rows - rows.max(axis=axis, keepdims=True))
-    return (e / e.sum(axis=axis, keepdims=True)).reshape(x.shape).astype(x.dtype)
-
-
-@op("log_softmax(x)", infer=_infer_softmax, traits="composite", decompose=_decompose_log_softmax)
-def log_softmax(x: Array, *, axis: Int = -1, coerce_2d: Bool = False) -> Array:
-    """``log(softmax(x))`` along ``axis`` (ONNX LogSoftmax-13), see ``softmax``.
-
-    C1  -rank(x) <= axis < rank(x)
-    """
-    rows, axis = _rows(x, axis, coerce_2d)
-    if not rows.size:
-        return x.copy()
-    shifted = rows - rows.max(axis=axis, keepdims=True)
-    total = np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
-    return (shifted - total).reshape(x.shape).astype(x.dtype)
-
-
-@op("hardmax(x)", infer=_infer_softmax, traits="composite", decompose=_decompose_hardmax)
-def hardmax(x: Array, *, axis: Int = -1, coerce_2d: Bool = False) -> Array:
-    """1 at the first maximum along ``axis``, 0 elsewhere (ONNX Hardmax-13), see ``softmax``.
-
-    C1  -rank(x) <= axis < rank(x)
-    """
-    rows, axis = _rows(x, axis, coerce_2d)
-    if not rows.size:
-        return x.copy()
-    y = np.zeros(rows.shape, x.dtype)
-    np.put_along_axis(y, np.expand_dims(rows.argmax(axis=axis), axis), 1, axis=axis)
-    return y.reshape(x.shape)
-
-
-# -- dropout ---------------------------------------------------------------------------------------
-
-
-def _infer_dropout(ctx: InferContext) -> list[Type]:
-    for name in ("ratio", "training_mode"):
-        if ctx.rank(name) not in (None, 0, 1):
-            ctx.fail("C1", f"{name} has rank {ctx.rank(name)}")
-    return [plain_type(ctx), TensorType(dtypes.BOOL, ctx.shape("x"))]
-
-
-def _decompose_dropout(b: Builder, op: Op) -> list[Value]:
-    from lepton_ir.infer import const_array
-
-    training = op.operand("training_mode")
-    if training is not None:
-        flag = const_array(training)
-        if flag is None or bool(flag.reshape(-1)[0]):
-            raise ValueError("training mode is not known to be off")
-    x = _operand(op, "x")
-    if len(op.results) == 1:
-        return [b.identity(x)]
-    return [b.identity(x), b.expand(b.const(np.array(True)), b.shape(x))]
-
-
-@op(
-    "dropout(x, ratio?, training_mode?) -> y, mask?",
-    infer=_infer_dropout,
-    traits="random composite",
-    decompose=_decompose_dropout,
-)
-def dropout(
-    x: Array,
-    ratio: Array | None = None,
-    training_mode: Array | None = None,
-    *,
-    seed: Int | None = None,
-) -> tuple[Array, Array]:
-    """X itself and a mask of ones: dropout in inference (ONNX Dropout-22).
-
-    In training elements are dropped at random, which has no deterministic meaning.
-
-    C1  ratio and training_mode are scalars
-    """
-    if training_mode is not None and training_mode.reshape(-1)[0]:
-        raise ValueError("dropout in training mode is random")
-    return x, np.ones(x.shape, np.bool_)
+    return narrow((wide - mean) / (deviation + wide.dtype.type(_MVN_EPSILON)), x.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from lepton_ir import dims, dtypes
 from lepton_ir.opdef import Bool, Float, Int, Ints, Str, op
 from lepton_ir.ops import _window
-from lepton_ir.ops._nn import Array, common_dtype, merged, widen
+from lepton_ir.ops._nn import Array, common_dtype, merged, narrow, widen
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def _windows(
 ) -> list[Window]:
     if x.ndim != len(kernel_shape) + 2:
         raise ValueError(f"x has rank {x.ndim} but kernel_shape is {tuple(kernel_shape)}")
-    spec = _window.complete(len(kernel_shape), strides, dilations, pads, auto_pad, ceil_mode)
+    spec = _window.complete(
+        len(kernel_shape), strides, dilations, pads, auto_pad, ceil_mode, pooling=True
+    )
     return _window.windows(x.shape[2:], kernel_shape, spec)
 
 
@@ -86,7 +88,7 @@ def average_pool(
         count = ((at >= low) & (at < high)).sum(axis=1)
         divisor = divisor * count.reshape((-1,) + (1,) * (len(axes) - 1 - i))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (total / divisor.astype(total.dtype)).astype(x.dtype)
+        return narrow(total / divisor.astype(total.dtype), x.dtype)
 
 
 @op("lp_pool(x)", infer=_infer_pool)
@@ -110,7 +112,7 @@ def lp_pool(
         raise ValueError(f"p should be at least 1, got {p}")
     axes = _windows(x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     total = _sum_taps(np.abs(widen(x)) ** p, axes)
-    return (total ** (1.0 / p)).astype(x.dtype)
+    return narrow(total ** (1.0 / p), x.dtype)
 
 
 def _lowest(dtype: np.dtype[Any]) -> float:
@@ -141,6 +143,8 @@ def _window_arg_max(x: Array, axes: Sequence[Window], column_major: bool) -> Arr
         better = (place >= 0) & ((value > best) | (index < 0))
         best = np.where(better, value, best)
         index = np.where(better, place, index)
+    if index.size and index.min() < 0:
+        raise ValueError("a window lies in the padding, where there is no maximum")
     images = np.arange(math.prod(x.shape[:2])).reshape((*x.shape[:2], *(1,) * len(axes)))
     return index + images * math.prod(spatial)
 
@@ -226,7 +230,7 @@ def global_average_pool(x: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         wide = widen(x)
         count = wide.dtype.type(math.prod(x.shape[2:]))
-        return (wide.sum(axis=axes, keepdims=True) / count).astype(x.dtype)
+        return narrow(wide.sum(axis=axes, keepdims=True) / count, x.dtype)
 
 
 @op("global_max_pool(x)", infer=_infer_global, traits="composite", decompose=_decompose_global_max)
@@ -237,7 +241,7 @@ def global_max_pool(x: Array) -> Array:
     """
     if not math.prod(x.shape[2:]):
         raise ValueError("a maximum over no elements is undefined")
-    return widen(x).max(axis=_spatial_axes(x), keepdims=True).astype(x.dtype)
+    return narrow(widen(x).max(axis=_spatial_axes(x), keepdims=True), x.dtype)
 
 
 @op("global_lp_pool(x)", infer=_infer_global, traits="composite", decompose=_decompose_global_lp)
@@ -249,7 +253,7 @@ def global_lp_pool(x: Array, *, p: Int = 2) -> Array:
     if p < 1:
         raise ValueError(f"p should be at least 1, got {p}")
     total = (np.abs(widen(x)) ** p).sum(axis=_spatial_axes(x), keepdims=True)
-    return (total ** (1.0 / p)).astype(x.dtype)
+    return narrow(total ** (1.0 / p), x.dtype)
 
 
 # -- unpooling -------------------------------------------------------------------------------------
