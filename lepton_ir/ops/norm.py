@@ -177,7 +177,8 @@ def _normalized(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
     """``(x - mean) / sqrt(var + epsilon)`` over ``axes``, in the dtype of x."""
     centered = x - x.mean(axis=axes, keepdims=True)
     variance = np.square(centered).mean(axis=axes, keepdims=True)
-    return centered / np.sqrt(variance + x.dtype.type(epsilon))
+    y: Array = centered / np.sqrt(variance + x.dtype.type(epsilon))
+    return y
 
 
 @op(

@@ -146,7 +146,8 @@ def _window_arg_max(x: Array, axes: Sequence[Window], column_major: bool) -> Arr
     if index.size and index.min() < 0:
         raise ValueError("a window lies in the padding, where there is no maximum")
     images = np.arange(math.prod(x.shape[:2])).reshape((*x.shape[:2], *(1,) * len(axes)))
-    return index + images * math.prod(spatial)
+    flat: Array = index + images * math.prod(spatial)
+    return flat
 
 
 @op("max_pool(x) -> y, indices?", infer=_infer_pool)

@@ -79,13 +79,14 @@ def _bind(
         entry = _ACTIVATIONS.get(name.lower())
         if entry is None:
             raise ValueError(f"unknown activation {name!r}")
-        found = list(entry.defaults) or [None] * entry.parameters
+        found: list[float | None] = [*entry.defaults] or [None] * entry.parameters
         for i, rest in enumerate((rest_alpha, rest_beta)[: entry.parameters]):
             if rest:
                 found[i] = rest.pop(0)
-        if None in found:
+        known = [v for v in found if v is not None]
+        if len(known) < entry.parameters:
             raise ValueError(f"activation {name} needs explicit parameters")
-        alpha, beta = (*found, 0.0, 0.0)[:2]
+        alpha, beta = (*known, 0.0, 0.0)[:2]
 
         def apply(x: Array) -> Array:
             if limit is not None:
