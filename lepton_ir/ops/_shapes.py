@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lepton_ir import dims, dtypes
+from lepton_ir.infer import content_of
 from lepton_ir.types import UNKNOWN, TensorType, Type
 
 if TYPE_CHECKING:
@@ -136,7 +137,6 @@ def content_of_all(
 
     ``function`` takes as many dims as there are operands; it is not asked about unknown elements.
     """
-    from lepton_ir.infer import content_of
 
     def content(ctx: InferContext) -> tuple[Dim | None, ...] | None:
         columns = [content_of(v) for v in _operands(ctx)]
