@@ -1,7 +1,7 @@
 """Float operations of the ``com.microsoft`` domain; each is a fusion of standard ones.
 
-Fused attention and embedding operations are not here: their cases are too little specified to
-state a meaning, so they stay opaque.
+The other fused attention and embedding operations are not here: their cases are too little
+specified to state a meaning, so they stay opaque.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from lepton_ir import dims, dtypes
 from lepton_ir.opdef import Bool, Float, Floats, Int, Ints, Str, op
+from lepton_ir.ops import contrib_attention as contrib_attention
 from lepton_ir.ops import contrib_quant as contrib_quant
 from lepton_ir.ops._support import (
     Array,

@@ -154,6 +154,12 @@ def _check_resize(mode: str, transform: str, nearest_mode: str, policy: str) -> 
             raise ValueError(f"resize: {value!r} is none of {', '.join(allowed)}")
 
 
+def _emptied(x: Array, axis: _resample.Axis) -> Array:
+    if axis.out:
+        raise ValueError("cannot resize an axis of size 0")
+    return x.take(range(0), axis.index)
+
+
 @op("resize(x, roi?, scales?, sizes?)", infer=_infer_resize)
 def resize(
     x: Array,
@@ -179,41 +185,29 @@ def resize(
     C2  -rank(x) <= axes < rank(x)
     C3  one scale or size per axis
     """
-    transform = coordinate_transformation_mode
-    _check_resize(mode, transform, nearest_mode, keep_aspect_ratio_policy)
-    plan = _axes_plan(
-        x,
-        None if roi is None else widen(roi).reshape(-1),
-        scales,
-        sizes,
-        {"axes": axes, "transform": transform, "policy": keep_aspect_ratio_policy},
-    )
+    transform, policy = coordinate_transformation_mode, keep_aspect_ratio_policy
+    _check_resize(mode, transform, nearest_mode, policy)
+    window = None if roi is None else widen(roi).reshape(-1)
+    attrs = {"axes": axes, "transform": transform, "policy": policy}
+    plan = _axes_plan(x, window, scales, sizes, attrs)
     result = x if mode == "nearest" else widen(x)
+    kernel: dict[str, Any] = {"mode": mode, "antialias": antialias, "cubic_a": cubic_coeff_a}
+    kernel["exclude_outside"] = exclude_outside
     outside: list[tuple[int, Array]] = []
     for axis in plan:
-        crop = transform == "tf_crop_and_resize"
-        if (axis.size == axis.out and axis.scale == 1 and not crop) or 0 in (axis.size, axis.out):
-            if axis.size != axis.out and axis.out:
-                raise ValueError("cannot resize an axis of size 0")
-            result = result.take(range(axis.out), axis.index)
-            continue
         at = _resample.coordinates(axis, transform)
-        if crop:
+        if transform == "tf_crop_and_resize":
             outside.append((axis.index, (at < 0) | (at > axis.size - 1)))
-        if mode == "nearest":
+        elif axis.size == axis.out and axis.scale == 1:
+            continue
+        if 0 in (axis.size, axis.out):
+            result = _emptied(result, axis)
+        elif mode == "nearest":
             index = np.clip(_resample.nearest(at, nearest_mode), 0, axis.size - 1)
             result = np.take(result, index.astype(np.int64), axis.index)
-            continue
-        indexes, weights = _resample.taps(
-            at,
-            axis.size,
-            mode=mode,
-            scale=float(axis.scale),
-            antialias=antialias,
-            exclude_outside=exclude_outside,
-            cubic_a=cubic_coeff_a,
-        )
-        result = _resample.apply_taps(result, axis.index, indexes, weights)
+        else:
+            indexes, weights = _resample.taps(at, axis.size, scale=float(axis.scale), **kernel)
+            result = _resample.apply_taps(result, axis.index, indexes, weights)
     return _extrapolated(result.astype(x.dtype), outside, extrapolation_value)
 
 

@@ -110,6 +110,27 @@ CASES: dict[str, list[Case]] = {
             (False, True),
         )
     ],
+    "ms_multi_head_attention": [
+        Case((_f(2, 3, 16), _f(2, 5, 16), _f(2, 5, 24)), {"num_heads": 4}),
+        Case((_f(2, 3, 16), _f(2, 5, 16), _f(2, 5, 24), _f(56)), {"num_heads": 4, "scale": 0.3}),
+        Case(
+            (_f(2, 3, 16), _f(2, 5, 16), _f(2, 5, 16), None, None, _f(1, 4, 3, 5)),
+            {"num_heads": 4},
+        ),
+        Case(
+            (_f(2, 3, 16), _f(2, 5, 16), _f(2, 5, 16), None, _u(2, 5).astype(np.int32) | 1),
+            {"num_heads": 4},
+        ),
+        Case(
+            (
+                *(_f(2, 3, 16), _f(2, 3, 16), _f(2, 3, 16), None, None, None),
+                *(_f(2, 4, 6, 4), _f(2, 4, 6, 4)),
+            ),
+            {"num_heads": 4, "unidirectional": True},
+            results=3,
+        ),
+        Case((_f(2, 3, 16), _f(2, 4, 5, 4), _f(2, 4, 5, 4)), {"num_heads": 4}),
+    ],
     "ms_qlinear_add": _binary(),
     "ms_qlinear_mul": _binary(),
     "ms_qlinear_sigmoid": _unary(),

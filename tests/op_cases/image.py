@@ -59,7 +59,7 @@ _RESIZE = [
     _scaled(_f(1, 1, 8, 8), _s(1, 1, 0.4, 0.4), mode="cubic", antialias=True),
     _scaled(_f(1, 1, 4, 4), _s(1, 1, 2, 2), mode="cubic", exclude_outside=True, cubic_coeff_a=-0.5),
     _sized(_f(1, 1, 4, 6), _i(7, 8), axes=(2, 3), keep_aspect_ratio_policy="not_larger"),
-    _sized(_f(1, 1, 4, 6), _i(7, 8), axes=(-1, -2), keep_aspect_ratio_policy="not_smaller"),
+    _sized(_f(1, 1, 4, 6), _i(7, 8), axes=(3, 2), keep_aspect_ratio_policy="not_smaller"),
     Case(
         (_f(1, 1, 4, 4), _s(0, 0, 0.4, 0.6, 1, 1, 1.2, 1.7), None, _i(1, 1, 3, 3)),
         {
