@@ -94,9 +94,28 @@ class Checker:
             env=env,
         )
 
-    def open(self, path: str, *, draws: int = 2, feeds: list[str] | None = None) -> None:
-        """Ask the child to run the source; does not wait for it."""
-        self._opened = {"open": os.path.abspath(path), "draws": draws, "feeds": feeds or []}
+    def open(
+        self,
+        path: str,
+        *,
+        draws: int = 2,
+        feeds: list[str] | None = None,
+        sizes: dict[str, int] | None = None,
+    ) -> None:
+        """Ask the child to run the source; does not wait for it.
+
+        Args:
+            path: the source.
+            draws: sets of inputs.
+            feeds: files of real inputs instead of drawn ones.
+            sizes: sizes of dim symbols that are fixed.
+        """
+        self._opened = {
+            "open": os.path.abspath(path),
+            "draws": draws,
+            "feeds": feeds or [],
+            "sizes": sizes or {},
+        }
         self._send(self._opened)
 
     def compare(

@@ -111,7 +111,8 @@ class Session:
         if request.get("feeds"):
             self._run_given(source, request["feeds"])
         else:
-            self._run_drawn(source, inputs, int(request.get("draws", 2)))
+            draws = int(request.get("draws", 2))
+            self._run_drawn(source, inputs, draws, request.get("sizes") or {})
         return {"problem": self.problem, "draws": len(self.expected)}
 
     def _run_given(self, source: Runner, paths: list[str]) -> None:
@@ -124,15 +125,15 @@ class Session:
             except Exception as error:
                 self.problem = f"the source fails on the given inputs: {_first_line(error)}"
 
-    def _run_drawn(self, source: Runner, inputs: list[Any], draws: int) -> None:
+    def _run_drawn(
+        self, source: Runner, inputs: list[Any], draws: int, fixed: dict[str, int]
+    ) -> None:
         from lepton_ir.compare import draw, movement_of
 
         symbols = _symbols(inputs)
         deadline = time.monotonic() + SEARCH_SECONDS
-        plans: list[dict[str, int] | int] = [dict(zip(symbols, s, strict=False)) for s in _SIZES]
-        if len(symbols) > len(_SIZES[0]):
-            plans = [{n: s[i % len(s)] for i, n in enumerate(symbols)} for s in _SIZES]
-        fallback: list[dict[str, int] | int] = list(_FALLBACK_SIZES) if symbols else []
+        plans = [{n: s[i % len(s)] for i, n in enumerate(symbols)} | fixed for s in _SIZES]
+        fallback = [dict.fromkeys(symbols, n) | fixed for n in _FALLBACK_SIZES] if symbols else []
         failure = ""
         for plan in [*plans[: draws if symbols else 1], *plans[draws:], *fallback]:
             if len(self.expected) >= draws or time.monotonic() > deadline:

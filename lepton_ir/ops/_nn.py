@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir import dims
+from lepton_ir import dims, dtypes
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
+    from lepton_ir.builder import Builder
     from lepton_ir.dims import Dim
     from lepton_ir.dtypes import DType
     from lepton_ir.infer import InferContext
@@ -174,3 +175,19 @@ def require_dtype(value: Value, what: str) -> DType:
     if value.dtype is None:
         raise ValueError(f"the element type of {what} is not known")
     return value.dtype
+
+
+def computed_in(value: Value, what: str) -> DType:
+    """Return the element type in which a decomposition computes, see ``widen``.
+
+    Raises:
+        ValueError: the element type of the value is not known.
+    """
+    dtype = require_dtype(value, what)
+    return dtypes.F32 if dtype.is_float and dtype.bits < 32 else dtype
+
+
+def cast_to(b: Builder, value: Value, to: DType) -> Value:
+    """Build a cast unless the value already has the type."""
+    found: Value = value if value.dtype is to else b.cast(value, to=to)
+    return found

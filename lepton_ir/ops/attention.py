@@ -11,12 +11,15 @@ from lepton_ir import dims
 from lepton_ir.opdef import Bool, DTypeAttr, Float, Int, Str, op
 from lepton_ir.ops._nn import (
     Array,
+    cast_to,
     common_dtype,
+    computed_in,
     dim_add,
     dim_div,
     dim_mul,
     first_known,
     plain_type,
+    require_dtype,
     require_equal,
     widen,
 )
@@ -500,8 +503,11 @@ def _decompose_rotary(b: Builder, op: Op) -> list[Value]:
     positions = op.operand("position_ids")
     if positions is not None:
         cos, sin = (b.gather(c, positions, axis=0) for c in (cos, sin))
-    cos, sin = (b.unsqueeze(c, [1 if x.rank == 4 else 2]) for c in (cos, sin))
-    wide = x if x.rank == 4 else b.reshape(x, [0, 0, attrs["num_heads"], size])
+    dtype = computed_in(x, "x")
+    cos, sin = (b.unsqueeze(cast_to(b, c, dtype), [1 if x.rank == 4 else 2]) for c in (cos, sin))
+    wide = cast_to(b, x, dtype)
+    if x.rank == 3:
+        wide = b.reshape(wide, [0, 0, attrs["num_heads"], size])
     if attrs["interleaved"]:
         first, second = (b.slice(wide, [i], [rotated], [3], [2]) for i in (0, 1))
     else:
@@ -516,6 +522,7 @@ def _decompose_rotary(b: Builder, op: Op) -> list[Value]:
     if rotated < size:
         parts.append(b.slice(wide, [rotated], [size], [3]))
     y = b.concat(*parts, axis=3) if len(parts) > 1 else parts[0]
+    y = cast_to(b, y, require_dtype(x, "x"))
     return [y if x.rank == 4 else b.reshape(y, [0, 0, last])]
 
 

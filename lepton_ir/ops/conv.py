@@ -80,7 +80,7 @@ def _depthwise(x: Array, w: Array, axes: Sequence[Window]) -> Array:
     y = np.zeros((x.shape[0], w.shape[0], *(a.out for a in axes)), x.dtype)
     column = (w.shape[0],) + (1,) * len(axes)
     for tap, where in _window.taps(axes):
-        y += x[(slice(None), slice(None), *where)] * w[:, 0][(..., *tap)].reshape(column)
+        y += x[(slice(None), slice(None), *where)] * w[(np.s_[:], 0, *tap)].reshape(column)
     return y
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir import dims
-from lepton_ir.dtypes import F32, DType
+from lepton_ir.dtypes import F32
 from lepton_ir.opdef import Bool, DTypeAttr, Float, Int, Ints, op
 from lepton_ir.ops._nn import (
     EPSILON,
     Array,
+    cast_to,
     common_dtype,
+    computed_in,
     first_known,
     known_axis,
     narrow,
@@ -28,16 +30,12 @@ from lepton_ir.ops._nn import (
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lepton_ir.builder import Builder
     from lepton_ir.infer import InferContext
     from lepton_ir.ir import Op, Value
     from lepton_ir.types import Type
-
-
-def _cast(b: Builder, value: Value, to: DType) -> Value:
-    """Cast unless the value already has the type."""
-    found: Value = value if value.dtype is to else b.cast(value, to=to)
-    return found
 
 
 def _standardize(b: Builder, x: Value, axes: list[int], epsilon: float) -> tuple[Value, ...]:
@@ -53,6 +51,14 @@ def _along_channels(b: Builder, value: Value, rank: int) -> Value:
     """Reshape a vector so that it broadcasts along axis 1 of a tensor of ``rank``."""
     shaped: Value = b.reshape(value, [-1] + [1] * (rank - 2)) if rank > 2 else value
     return shaped
+
+
+def _mean(x: Array, axes: Sequence[int]) -> Array:
+    """Mean over ``axes``, kept as 1; over no elements NaN, without a warning."""
+    count = math.prod(x.shape[a] for a in axes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: Array = x.sum(axis=tuple(axes), keepdims=True) / x.dtype.type(count)
+    return mean
 
 
 def _channel_column(value: Array, rank: int) -> Array:
@@ -85,13 +91,14 @@ def _decompose_batch_norm(b: Builder, op: Op) -> list[Value]:
     if len(op.results) > 1:
         raise ValueError("inference gives no running statistics")
     x = operand(op, "x")
-    rank, dtype = require_rank(x, "x"), require_dtype(x, "x")
+    rank, dtype = require_rank(x, "x"), computed_in(x, "x")
     scale, bias, mean, variance = (
-        _along_channels(b, _cast(b, operand(op, n), dtype), rank)
+        _along_channels(b, cast_to(b, operand(op, n), dtype), rank)
         for n in ("scale", "b", "input_mean", "input_var")
     )
     deviation = b.sqrt(b.add(variance, attrs["epsilon"]))
-    return [b.add(b.mul(b.div(b.sub(x, mean), deviation), scale), bias)]
+    y = b.div(b.sub(cast_to(b, x, dtype), mean), deviation)
+    return [cast_to(b, b.add(b.mul(y, scale), bias), require_dtype(x, "x"))]
 
 
 @op(
@@ -126,7 +133,9 @@ def batch_normalization(
     mean, variance = (widen(v).astype(wide.dtype) for v in (input_mean, input_var))
     if training_mode:
         axes = (0, *range(2, x.ndim))
-        current_mean, current_var = wide.mean(axis=axes), wide.var(axis=axes)
+        current_mean = _mean(wide, axes)
+        current_var = _mean(np.square(wide - current_mean), axes).reshape(-1)
+        current_mean = current_mean.reshape(-1)
         keep = wide.dtype.type(momentum)
         running = (
             (mean * keep + current_mean * (1 - keep)).reshape(-1).astype(input_mean.dtype),
@@ -137,8 +146,9 @@ def batch_normalization(
         _channel_column(v.astype(wide.dtype), x.ndim)
         for v in (widen(scale), widen(b), mean, variance)
     )
-    deviation = np.sqrt(variance + wide.dtype.type(epsilon))
-    y = ((wide - mean) / deviation * gain + shift).astype(x.dtype)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        deviation = np.sqrt(variance + wide.dtype.type(epsilon))
+        y = ((wide - mean) / deviation * gain + shift).astype(x.dtype)
     return (y, *running) if training_mode else y
 
 
@@ -168,15 +178,19 @@ def _decompose_instance_norm(b: Builder, op: Op) -> list[Value]:
     rank = require_rank(x, "x")
     if rank < 3:
         raise ValueError("x has no spatial axes")
-    y = _standardize(b, x, list(range(2, rank)), op.all_attrs()["epsilon"])[0]
-    scale, bias = (_along_channels(b, operand(op, n), rank) for n in ("scale", "b"))
-    return [b.add(b.mul(y, scale), bias)]
+    dtype = computed_in(x, "x")
+    wide = cast_to(b, x, dtype)
+    y = _standardize(b, wide, list(range(2, rank)), op.all_attrs()["epsilon"])[0]
+    scale, bias = (
+        _along_channels(b, cast_to(b, operand(op, n), dtype), rank) for n in ("scale", "b")
+    )
+    return [cast_to(b, b.add(b.mul(y, scale), bias), require_dtype(x, "x"))]
 
 
 def _normalized(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
     """``(x - mean) / sqrt(var + epsilon)`` over ``axes``, in the dtype of x."""
-    centered = x - x.mean(axis=axes, keepdims=True)
-    variance = np.square(centered).mean(axis=axes, keepdims=True)
+    centered = x - _mean(x, axes)
+    variance = _mean(np.square(centered), axes)
     y: Array = centered / np.sqrt(variance + x.dtype.type(epsilon))
     return y
 
@@ -206,14 +220,16 @@ def _decompose_group_norm(b: Builder, op: Op) -> list[Value]:
     rank, dtype = require_rank(x, "x"), require_dtype(x, "x")
     stash, groups = attrs["stash_type"], attrs["num_groups"]
     shape = b.shape(x)
-    grouped = b.reshape(_cast(b, x, stash), [0, groups, -1])
-    y = _cast(b, _standardize(b, grouped, [2], attrs["epsilon"])[0], dtype)
+    size = b.div(b.reduce_prod(b.slice(shape, [1], [rank], [0]), [0]), b.const([groups]))
+    target = b.concat(b.slice(shape, [0], [1], [0]), b.const([groups]), size, axis=0)
+    grouped = b.reshape(cast_to(b, x, stash), target, allowzero=True)
+    y = cast_to(b, _standardize(b, grouped, [2], attrs["epsilon"])[0], dtype)
     operands = (operand(op, "scale"), operand(op, "bias"))
     if attrs["per_group"]:
         scale, bias = (b.reshape(v, [-1, 1]) for v in operands)
-        return [b.reshape(b.add(b.mul(y, scale), bias), shape)]
+        return [b.reshape(b.add(b.mul(y, scale), bias), shape, allowzero=True)]
     scale, bias = (_along_channels(b, v, rank) for v in operands)
-    return [b.add(b.mul(b.reshape(y, shape), scale), bias)]
+    return [b.add(b.mul(b.reshape(y, shape, allowzero=True), scale), bias)]
 
 
 @op(
@@ -296,9 +312,9 @@ def _trailing_axes(op: Op, x: Value) -> list[int]:
 def _decompose_layer_norm(b: Builder, op: Op) -> list[Value]:
     attrs = op.all_attrs()
     x = operand(op, "x")
-    wide = _cast(b, x, attrs["stash_type"])
+    wide = cast_to(b, x, attrs["stash_type"])
     y, mean, inverse = _standardize(b, wide, _trailing_axes(op, x), attrs["epsilon"])
-    y = b.mul(_cast(b, y, require_dtype(x, "x")), operand(op, "scale"))
+    y = b.mul(cast_to(b, y, require_dtype(x, "x")), operand(op, "scale"))
     bias = op.operand("b")
     return [y if bias is None else b.add(y, bias), mean, inverse][: len(op.results)]
 
@@ -341,9 +357,9 @@ def layer_normalization(
     _check_scale(x, scale, b)
     stash = stash_type.numpy
     wide = widen(x.astype(stash))
-    mean = wide.mean(axis=axes, keepdims=True)
+    mean = _mean(wide, axes)
     centered = wide - mean
-    variance = np.square(centered).mean(axis=axes, keepdims=True)
+    variance = _mean(np.square(centered), axes)
     inverse = 1 / np.sqrt(variance + wide.dtype.type(epsilon))
     y = widen((centered * inverse).astype(x.dtype)) * widen(scale)
     if b is not None:
@@ -360,10 +376,10 @@ def _infer_rms_norm(ctx: InferContext) -> Type:
 def _decompose_rms_norm(b: Builder, op: Op) -> list[Value]:
     attrs = op.all_attrs()
     x, scale = operand(op, "x"), operand(op, "scale")
-    wide = _cast(b, x, attrs["stash_type"])
+    wide = cast_to(b, x, attrs["stash_type"])
     square = b.reduce_mean(b.mul(wide, wide), _trailing_axes(op, x), keepdims=True)
     y = b.div(wide, b.sqrt(b.add(square, attrs["epsilon"])))
-    return [b.mul(_cast(b, y, require_dtype(scale, "scale")), scale)]
+    return [b.mul(cast_to(b, y, require_dtype(scale, "scale")), scale)]
 
 
 @op(
@@ -390,7 +406,7 @@ def rms_normalization(
     axes = _trailing(x, axis)
     _check_scale(x, scale)
     wide = widen(x.astype(stash_type.numpy))
-    square = np.square(wide).mean(axis=axes, keepdims=True)
+    square = _mean(np.square(wide), axes)
     y = (wide / np.sqrt(square + wide.dtype.type(epsilon))).astype(scale.dtype)
     return narrow(widen(y) * widen(scale), scale.dtype)
 
@@ -442,12 +458,13 @@ def _infer_lp_norm(ctx: InferContext) -> Type:
 def _decompose_lp_norm(b: Builder, op: Op) -> list[Value]:
     attrs = op.all_attrs()
     x = operand(op, "x")
-    require_dtype(x, "x")
+    dtype = computed_in(x, "x")
+    wide = cast_to(b, x, dtype)
     reduce = b.reduce_l1 if attrs["p"] == 1 else b.reduce_l2
-    norm = reduce(x, [attrs["axis"]], keepdims=True)
-    zero = b.const(np.zeros((), require_dtype(x, "x").numpy))
-    empty = b.equal(norm, zero)
-    return [b.where(empty, zero, b.div(x, norm))]
+    norm = reduce(wide, [attrs["axis"]], keepdims=True)
+    zero = b.const(np.zeros((), dtype.numpy))
+    y = b.where(b.equal(norm, zero), zero, b.div(wide, norm))
+    return [cast_to(b, y, require_dtype(x, "x"))]
 
 
 @op("lp_normalization(x)", infer=_infer_lp_norm, traits="composite", decompose=_decompose_lp_norm)
@@ -478,12 +495,13 @@ _MVN_EPSILON = 9.999999717180685e-10
 
 def _decompose_mvn(b: Builder, op: Op) -> list[Value]:
     x = operand(op, "x")
-    require_dtype(x, "x")
+    wide = cast_to(b, x, computed_in(x, "x"))
     axes = list(op.all_attrs()["axes"])
-    mean = b.reduce_mean(x, axes, keepdims=True)
-    square = b.reduce_mean(b.mul(x, x), axes, keepdims=True)
+    mean = b.reduce_mean(wide, axes, keepdims=True)
+    square = b.reduce_mean(b.mul(wide, wide), axes, keepdims=True)
     deviation = b.sqrt(b.sub(square, b.mul(mean, mean)))
-    return [b.div(b.sub(x, mean), b.add(deviation, _MVN_EPSILON))]
+    y = b.div(b.sub(wide, mean), b.add(deviation, _MVN_EPSILON))
+    return [cast_to(b, y, require_dtype(x, "x"))]
 
 
 @op(
@@ -500,7 +518,7 @@ def mean_variance_normalization(x: Array, *, axes: Ints = (0, 2, 3)) -> Array:
     for axis in axes:
         require_axis(x, axis)
     wide = widen(x)
-    mean = wide.mean(axis=tuple(axes), keepdims=True)
-    square = np.square(wide).mean(axis=tuple(axes), keepdims=True)
+    mean = _mean(wide, tuple(axes))
+    square = _mean(np.square(wide), tuple(axes))
     deviation = np.sqrt(np.maximum(square - np.square(mean), 0))
     return narrow((wide - mean) / (deviation + wide.dtype.type(_MVN_EPSILON)), x.dtype)

@@ -12,6 +12,8 @@ from lepton_ir.infer import const_array
 from lepton_ir.opdef import Bool, Int, op
 from lepton_ir.ops._nn import (
     Array,
+    cast_to,
+    computed_in,
     known_axis,
     narrow,
     operand,
@@ -52,14 +54,18 @@ def _softmax_axes(op: Op) -> list[int]:
 
 def _decompose_softmax(b: Builder, op: Op) -> list[Value]:
     x, axes = operand(op, "x"), _softmax_axes(op)
-    e = b.exp(b.sub(x, b.reduce_max(x, axes, keepdims=True)))
-    return [b.div(e, b.reduce_sum(e, axes, keepdims=True))]
+    wide = cast_to(b, x, computed_in(x, "x"))
+    e = b.exp(b.sub(wide, b.reduce_max(wide, axes, keepdims=True)))
+    y = b.div(e, b.reduce_sum(e, axes, keepdims=True))
+    return [cast_to(b, y, require_dtype(x, "x"))]
 
 
 def _decompose_log_softmax(b: Builder, op: Op) -> list[Value]:
     x, axes = operand(op, "x"), _softmax_axes(op)
-    shifted = b.sub(x, b.reduce_max(x, axes, keepdims=True))
-    return [b.sub(shifted, b.log(b.reduce_sum(b.exp(shifted), axes, keepdims=True)))]
+    wide = cast_to(b, x, computed_in(x, "x"))
+    shifted = b.sub(wide, b.reduce_max(wide, axes, keepdims=True))
+    y = b.sub(shifted, b.log(b.reduce_sum(b.exp(shifted), axes, keepdims=True)))
+    return [cast_to(b, y, require_dtype(x, "x"))]
 
 
 def _decompose_hardmax(b: Builder, op: Op) -> list[Value]:
@@ -93,7 +99,8 @@ def softmax(x: Array, *, axis: Int = -1, coerce_2d: Bool = False) -> Array:
     rows, axis = _rows(x, axis, coerce_2d)
     if not rows.size:
         return x.copy()
-    e = np.exp(rows - rows.max(axis=axis, keepdims=True))
+    with np.errstate(invalid="ignore"):
+        e = np.exp(rows - rows.max(axis=axis, keepdims=True))
     return narrow((e / e.sum(axis=axis, keepdims=True)).reshape(x.shape), x.dtype)
 
 
@@ -106,7 +113,8 @@ def log_softmax(x: Array, *, axis: Int = -1, coerce_2d: Bool = False) -> Array:
     rows, axis = _rows(x, axis, coerce_2d)
     if not rows.size:
         return x.copy()
-    shifted = rows - rows.max(axis=axis, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        shifted = rows - rows.max(axis=axis, keepdims=True)
     total = np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
     return narrow((shifted - total).reshape(x.shape), x.dtype)
 

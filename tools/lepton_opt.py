@@ -1,0 +1,241 @@
+"""The command line: ``lepton-opt MODEL --passes=fuse,quant``.
+
+Nothing heavy is imported before the arguments are parsed, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lepton_ir.tools.optimize import Options, Outcome
+
+EXAMPLES = """\
+examples:
+  lepton-opt model.onnx                           optimize (O2), check, write model.opt.onnx
+  lepton-opt model.onnx --passes=fuse,quant       fuse, then quantize (dynamic)
+  lepton-opt model.onnx --passes='fuse,quant{mode=static}' --calib=samples.npz
+  lepton-opt model.onnx --dim batch=1 --opset 17 -o small.onnx
+  lepton-opt model.onnx --emit=lir -o model.lir   the readable text form
+
+Exit code 0: the result was written (and found equal, unless the check says why it cannot tell);
+1: one clear error, and no output file.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the argument parser."""
+    p = argparse.ArgumentParser(
+        prog="lepton-opt",
+        description="Make a neural-network model smaller and faster without making it wrong.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument("model", nargs="?", metavar="MODEL", help="the model (.onnx, .lir)")
+    p.add_argument("-o", "--output", metavar="OUT", help="output file (MODEL.opt.onnx)")
+    p.add_argument("--passes", default="O2", metavar="PIPELINE", help="what to do (O2)")
+    p.add_argument("--emit", choices=("onnx", "lir", "none"), default="onnx", help="output format")
+    p.add_argument("--target", default="onnx", help="what will run the result: onnx, ort (onnx)")
+    p.add_argument("--opset", type=int, metavar="N", help="ONNX opset of the result (the source's)")
+    p.add_argument("--dim", action="append", default=[], metavar="NAME=SIZE", help="fix a dim")
+    p.add_argument("--inline", action="store_true", help="inline the model's local functions")
+    p.add_argument(
+        "--keep-overridable",
+        action="store_true",
+        help="keep initializers that are also inputs as inputs",
+    )
+    p.add_argument(
+        "--calib",
+        action="append",
+        default=[],
+        metavar="DATA",
+        help="calibration data: .npz, a folder of .npy/.npz, or module:function (your own code)",
+    )
+    p.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load passes, ops")
+    g = p.add_argument_group("check")
+    g.add_argument(
+        "--check",
+        choices=("off", "fast", "full"),
+        default="fast",
+        help="compare source and result numerically (fast)",
+    )
+    g.add_argument(
+        "--check-inputs",
+        action="append",
+        default=[],
+        metavar="FEEDS",
+        help="real inputs for the check: .npz or a folder",
+    )
+    g.add_argument("--check-each", action="store_true", help="compare after every pass")
+    g.add_argument("--verify-each", action="store_true", help="verify the IR after every pass")
+    g.add_argument("--keep-going", action="store_true", help="leave out a rewrite that is wrong")
+    g.add_argument("--run-reproducer", metavar="FILE", help="run a reproducer again")
+    g = p.add_argument_group("control over rewrites")
+    g.add_argument("--stop-after", type=int, metavar="N", help="make only the first N rewrites")
+    g.add_argument("--exclude-rule", action="append", default=[], metavar="NAME", help="not this")
+    g.add_argument(
+        "--exclude-rewrite",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="not this single rewrite, as named in a check's message",
+    )
+    g.add_argument("--keep-node", action="append", default=[], metavar="NAME", help="not touched")
+    g = p.add_argument_group("report")
+    g.add_argument(
+        "--report",
+        nargs="?",
+        const="text",
+        choices=("text", "json", "none"),
+        default="text",
+        help="the result table, or JSON on standard output",
+    )
+    g.add_argument(
+        "--json", dest="report", action="store_const", const="json", help="same as --report=json"
+    )
+    g.add_argument(
+        "--remarks",
+        nargs="?",
+        const="",
+        metavar="PASS,...",
+        help="what passes did and did not do, and why",
+    )
+    g.add_argument("--timing", action="store_true", help="show every pass with its time")
+    g.add_argument("--stats", action="store_true", help="show how often each rule fired")
+    g.add_argument("--print-after-change", action="store_true", help="print the IR after passes")
+    g.add_argument("--list-passes", action="store_true", help="list passes and pipelines")
+    g.add_argument("--list-ops", action="store_true", help="list the IR's operations")
+    g.add_argument("--version", action="store_true", help="print the version")
+    return p
+
+
+def _options(args: argparse.Namespace, progress: Any) -> Options:
+    from lepton_ir.tools.optimize import Options
+
+    remarks = None
+    if args.remarks is not None:
+        remarks = frozenset(filter(None, args.remarks.split(",")))
+    return Options(
+        model=args.model or "",
+        passes=args.passes,
+        output=args.output,
+        emit=args.emit,
+        target=args.target,
+        opset=args.opset,
+        dims=tuple(args.dim),
+        calib=tuple(args.calib),
+        check=args.check,
+        check_inputs=tuple(args.check_inputs),
+        check_each=args.check_each,
+        verify_each=args.verify_each,
+        print_after_change=args.print_after_change,
+        keep_going=args.keep_going,
+        keep_overridable=args.keep_overridable,
+        inline=args.inline,
+        remarks=remarks,
+        stop_after=args.stop_after,
+        exclude_rules=frozenset(args.exclude_rule),
+        exclude_rewrites=frozenset(args.exclude_rewrite),
+        keep_nodes=frozenset(args.keep_node),
+        progress=progress,
+    )
+
+
+def _list(args: argparse.Namespace) -> bool:
+    from lepton_ir.tools import report
+
+    if args.list_passes:
+        print(report.list_passes())
+    if args.list_ops:
+        print(report.list_ops())
+    return bool(args.list_passes or args.list_ops)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from lepton_ir import plugins
+    from lepton_ir.diagnostics import LeptonError
+
+    for path in args.plugin:
+        plugins.load_file(path)
+    if _list(args):
+        return 0
+    if args.model is None and args.run_reproducer is None:
+        raise LeptonError("no model given", hint="lepton-opt MODEL; see lepton-opt --help")
+    from lepton_ir.tools import optimize, report
+
+    progress = report.Progress()
+    options = _options(args, progress)
+    try:
+        if args.run_reproducer is not None:
+            outcome = optimize.run_reproducer(args.run_reproducer, options)
+        else:
+            outcome = optimize.optimize(options)
+    finally:
+        progress.clear()
+    _print(args, outcome)
+    return 0
+
+
+def _print(args: argparse.Namespace, outcome: Outcome) -> None:
+    from lepton_ir.tools import report
+
+    if args.report == "json":
+        import json
+
+        print(json.dumps(report.as_json(outcome), indent=1, default=str))
+        return
+    if args.remarks is not None:
+        for remark in outcome.remarks:
+            print(remark)
+    if args.report == "text":
+        print(report.render(outcome, timing=args.timing, stats=args.stats))
+
+
+def _say(error: BaseException, as_json: bool) -> None:
+    from lepton_ir.diagnostics import LeptonError, shorten
+
+    if isinstance(error, LeptonError):
+        text, data = error.render(), error.as_json()
+    else:
+        # A bug in Lepton: still one clear line, with what a report needs.
+        what = shorten(f"{type(error).__name__}: {error}", 300)
+        text = f"error[internal]: {what}\n  help: please report this with the command and the model"
+        data = {"severity": "error", "code": "internal", "message": what}
+    if as_json:
+        import json
+
+        print(json.dumps({"error": data}))
+    sys.stderr.write(text + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    args = parser().parse_args(argv)
+    if args.version:
+        import lepton_ir
+
+        print(f"lepton-opt {lepton_ir.__version__}")
+        return 0
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as error:
+        if os.environ.get("LEPTON_TRACEBACK"):
+            raise
+        _say(error, args.report == "json")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

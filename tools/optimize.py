@@ -1,0 +1,454 @@
+"""One run of ``lepton-opt``: load, run the pipeline, check, write, and say what was done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lepton_ir import api, check
+from lepton_ir.context import PassContext
+from lepton_ir.diagnostics import LeptonError, Remark, UnsupportedError
+from lepton_ir.instruments import CheckEach, PrintAfterChange, VerifyEach
+from lepton_ir.pipeline import Instrument, PassManager, PassRecord, Pipeline, Step, count_ops
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lepton_ir.ir import Module
+
+MAX_EXCLUDED = 16
+"""Wrong rewrites that ``--keep-going`` leaves out before giving up."""
+
+FULL_DRAWS, FAST_DRAWS = 5, 2
+
+EMITTED_SUFFIX = {"onnx": ".onnx", "lir": ".lir"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asked for; see ``lepton-opt --help``."""
+
+    model: str
+    passes: str = "O2"
+    output: str | None = None
+    emit: str = "onnx"
+    target: str = "onnx"
+    opset: int | None = None
+    dims: tuple[str, ...] = ()
+    calib: tuple[str, ...] = ()
+    check: str = "fast"
+    check_inputs: tuple[str, ...] = ()
+    check_each: bool = False
+    verify_each: bool = False
+    print_after_change: bool = False
+    keep_going: bool = False
+    keep_overridable: bool = False
+    inline: bool = False
+    remarks: frozenset[str] | None = None
+    stop_after: int | None = None
+    exclude_rules: frozenset[str] = frozenset()
+    exclude_rewrites: frozenset[str] = frozenset()
+    keep_nodes: frozenset[str] = frozenset()
+    progress: Any = None
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        nodes: operations before and after.
+        size: bytes of the files before and after (0 when nothing was written).
+        records: one per pass.
+        verdict: of the check, ``None`` when it was off.
+        lossy: verdict over the lossy passes, with the signal-to-noise ratio by output.
+    """
+
+    source: str
+    output: str | None = None
+    nodes: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)
+    records: list[PassRecord] = field(default_factory=list)
+    rules: dict[str, int] = field(default_factory=dict)
+    remarks: list[Remark] = field(default_factory=list)
+    verdict: dict[str, Any] | None = None
+    lossy: dict[str, Any] | None = None
+    excluded: list[str] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def default_output(model: str, emit: str) -> str:
+    """Return ``model.opt.onnx`` for ``model.onnx``."""
+    base = os.path.splitext(model.rstrip("/"))[0]
+    return f"{base}.opt{EMITTED_SUFFIX[emit]}"
+
+
+def output_path(options: Options) -> str | None:
+    """Return where the result goes.
+
+    Raises:
+        LeptonError: the place cannot be written, or is the model itself.
+    """
+    if options.emit == "none":
+        return None
+    path = options.output or default_output(options.model, options.emit)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise LeptonError("the folder does not exist", code="output", where=folder)
+    if os.path.isdir(path):
+        raise LeptonError("is a folder", code="output", where=path, hint="give a file name")
+    if os.path.exists(path) and os.path.exists(options.model):
+        if os.path.samefile(path, options.model):
+            raise LeptonError(
+                "the output would overwrite the model",
+                code="output",
+                where=path,
+                hint="give another name with -o",
+            )
+        if not os.path.isfile(path):
+            raise LeptonError("is not a regular file", code="output", where=path)
+    return path
+
+
+def optimize(options: Options) -> Outcome:
+    """Do one run.
+
+    Raises:
+        LeptonError: whatever went wrong; no output file is left then.
+    """
+    started = time.perf_counter()
+    path = output_path(options)
+    pipeline = plan(options)
+    with contextlib.ExitStack() as stack:
+        checker = None
+        if options.check != "off" or options.check_each:
+            checker = stack.enter_context(check.Checker())
+        run = _Run(options, pipeline, path, checker)
+        run.open_source(stack)
+        outcome = run.execute()
+    outcome.seconds = time.perf_counter() - started
+    return outcome
+
+
+def plan(options: Options) -> Pipeline:
+    """Return the pipeline with everything the options imply."""
+    from lepton_ir.pipeline import find_pass
+
+    steps = list(Pipeline.parse(options.passes).steps)
+    if options.inline:
+        steps[:0] = Pipeline.parse("inline").steps
+    if options.dims:
+        shapes: Any = find_pass("shapes")
+        steps[:0] = [Step(shapes(dim=options.dims), implied=True)]
+    pipeline = Pipeline(tuple(steps)).with_implied()
+    if options.opset is not None or options.target != "onnx":
+        legalize = Pipeline.parse("legalize").steps[0].item
+        pipeline = Pipeline((*pipeline.steps, Step(legalize, implied=True)))
+    return pipeline
+
+
+class _Run:
+    """State of one run; a bisection repeats parts of it on the reloaded source."""
+
+    def __init__(
+        self, options: Options, pipeline: Pipeline, path: str | None, checker: check.Checker | None
+    ) -> None:
+        self.options = options
+        self.path = path
+        self.checker = checker
+        self.excluded: frozenset[str] = options.exclude_rewrites
+        cut = next((i for i, s in enumerate(pipeline.steps) if s.item.lossy), len(pipeline.steps))
+        self.exact = pipeline.steps[:cut]
+        self.rest = pipeline.steps[cut:]
+        self.facts: dict[str, bool] = {}
+        self.source_model = options.model
+
+    # -- pieces ------------------------------------------------------------------------------
+
+    def load(self) -> Module:
+        """Load the source; a bisection does so again."""
+        return api.load(self.options.model, keep_overridable=self.options.keep_overridable)
+
+    def open_source(self, stack: contextlib.ExitStack) -> None:
+        """Let the child run the source while this process works on it."""
+        if self.checker is None:
+            return
+        options = self.options
+        self.checker.start()
+        model = options.model
+        if model.endswith(".lir"):
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            model = os.path.join(folder, "source.onnx")
+            api.save(self.load(), model)
+        elif not os.path.isfile(model):
+            return  # the import says what is wrong with it
+        draws = FULL_DRAWS if options.check == "full" else FAST_DRAWS
+        sizes = {}
+        for item in options.dims:
+            name, _, size = item.rpartition("=")
+            if size.isdecimal():
+                sizes[name] = int(size)
+        self.checker.open(model, draws=draws, feeds=list(options.check_inputs), sizes=sizes)
+
+    def context(self, stop_after: int | None = None) -> PassContext:
+        """Return a fresh context."""
+        options = self.options
+        ctx = PassContext(
+            want_remarks=options.remarks,
+            exclude_rules=options.exclude_rules,
+            exclude_rewrites=self.excluded,
+            keep_nodes=options.keep_nodes,
+            stop_after=options.stop_after if stop_after is None else stop_after,
+            progress=options.progress,
+            feeds=options.calib,
+        )
+        ctx.data["model_path"] = os.path.abspath(options.model)
+        return ctx
+
+    def instruments(self) -> list[Instrument]:
+        """Return what watches the run."""
+        found: list[Instrument] = []
+        if self.options.verify_each:
+            found.append(VerifyEach())
+        if self.options.print_after_change:
+            found.append(PrintAfterChange())
+        if self.options.check_each:
+            found.append(CheckEach(self._check_pass))
+        return found
+
+    def _check_pass(self, step: Step, module: Module, record: PassRecord) -> None:
+        if step.item.lossy:
+            return
+        verdict = self.compare(module)
+        if verdict["status"] == "mismatch":
+            raise check.CheckFailedError(
+                f"the result is wrong after this pass: {describe_verdict(verdict)}",
+                code="check",
+                where=f"pass {step} (#{record.number})",
+            )
+
+    def compare(self, module: Module, lossy: bool = False) -> dict[str, Any]:
+        """Write the module to a scratch file and judge it."""
+        assert self.checker is not None
+        with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
+            scratch = os.path.join(folder, "result.onnx")
+            api.save(module, scratch, opset=self.options.opset)
+            return self.checker.compare(scratch, lossy=lossy, facts=self.facts)
+
+    # -- the run -----------------------------------------------------------------------------
+
+    def execute(self) -> Outcome:
+        """Load, optimize, check, write."""
+        options = self.options
+        for _ in range(MAX_EXCLUDED):
+            module = self.load()
+            outcome = Outcome(options.model)
+            outcome.nodes = (count_ops(module), 0)
+            outcome.excluded = sorted(self.excluded - options.exclude_rewrites)
+            if self.checker is not None:
+                self.facts = {"ties": check.has_ties(module), "random": check.has_random(module)}
+            ctx = self.context()
+            ctx.target = api.target_for(options.target, module, options.opset)
+            manager = PassManager(ctx, self.instruments())
+            manager.run_steps(self.exact, module)
+            if self.rest:
+                if self.checked:
+                    outcome.verdict = self.compare(module)
+                    if self._mismatch(outcome.verdict, ctx):
+                        continue
+                manager.run_steps(self.rest, module)
+            outcome.records = manager.records
+            outcome.rules = dict(ctx.rule_hits)
+            outcome.remarks = [*module.remarks, *ctx.remarks]
+            outcome.layers = list(ctx.data.get("layers", ()))
+            outcome.nodes = (outcome.nodes[0], count_ops(module))
+            if not self._finish(module, outcome, ctx):
+                continue
+            return outcome
+        raise LeptonError(
+            f"gave up after leaving out {MAX_EXCLUDED} wrong rewrites",
+            code="check",
+            hint="report the reproducers; --passes=O1 makes exact rewrites only",
+        )
+
+    @property
+    def checked(self) -> bool:
+        """Whether results are compared at the end."""
+        return self.checker is not None and self.options.check != "off"
+
+    def _finish(self, module: Module, outcome: Outcome, ctx: PassContext) -> bool:
+        """Write to a scratch folder, check there, and move into place; ``False`` to try again."""
+        options = self.options
+        if self.path is None and not self.checked:
+            return True
+        with _scratch_folder(self.path) as folder:
+            name = os.path.basename(self.path or "result.onnx")
+            scratch = os.path.join(folder, name if options.emit != "lir" else "result.onnx")
+            if self.checked or options.emit != "lir":
+                api.save(module, scratch, opset=options.opset)
+            if self.checked:
+                assert self.checker is not None
+                verdict = self.checker.compare(scratch, lossy=bool(self.rest), facts=self.facts)
+                if self.rest:
+                    outcome.lossy = verdict
+                    _require_runnable(verdict)
+                else:
+                    outcome.verdict = verdict
+                    if self._mismatch(verdict, ctx):
+                        return False
+            if self.path is not None:
+                if options.emit == "lir":
+                    for leftover in os.listdir(folder):
+                        os.unlink(os.path.join(folder, leftover))
+                    api.save(module, os.path.join(folder, name))
+                outcome.size = (files_size(options.model), _move(folder, self.path))
+                outcome.output = self.path
+        return True
+
+    def _mismatch(self, verdict: dict[str, Any], ctx: PassContext) -> bool:
+        """Return whether to run again without a wrong rewrite; raises when not allowed to."""
+        if verdict["status"] != "mismatch":
+            return False
+        culprit = self._culprit(len(ctx.rewrites))
+        key = ctx.rewrites[culprit - 1] if culprit else None
+        if self.options.keep_going and key is not None:
+            self.excluded |= {key}
+            return True
+        reproducer = self._write_reproducer(culprit)
+        notes = [f"reproducer: {reproducer}"] if reproducer else []
+        if key is not None:
+            notes.insert(0, f"the rewrite {key} (number {culprit}) makes the difference")
+        raise check.CheckFailedError(
+            f"the result is wrong: {describe_verdict(verdict)}",
+            code="check",
+            where=self.options.model,
+            hint="--keep-going leaves that rewrite out; please report it"
+            if key
+            else "the source and its plain copy already differ; please report it",
+            notes=tuple(notes),
+        )
+
+    def _partial(self, rewrites: int) -> Module:
+        module = self.load()
+        ctx = self.context(stop_after=rewrites)
+        ctx.target = api.target_for(self.options.target, module, self.options.opset)
+        PassManager(ctx).run_steps(self.exact, module)
+        return module
+
+    def _culprit(self, total: int) -> int | None:
+        def is_bad(count: int) -> bool:
+            return bool(self.compare(self._partial(count))["status"] == "mismatch")
+
+        if total == 0 or is_bad(0):
+            return None
+        return check.bisect(total, is_bad)
+
+    def _write_reproducer(self, culprit: int | None) -> str | None:
+        """Write the source as text with the pipeline; named after the output, beside it."""
+        if self.path is None:
+            return None
+        base = os.path.splitext(self.path)[0]
+        target = f"{base}.repro.lir"
+        try:
+            from lepton_ir.text.write import write_reproducer
+
+            stop = "" if culprit is None else f" --stop-after={culprit}"
+            write_reproducer(self.load(), target, ",".join(map(str, self.exact)), stop)
+        except (LeptonError, OSError):
+            return None
+        return target
+
+
+def _require_runnable(verdict: dict[str, Any]) -> None:
+    reason = str(verdict.get("reason", ""))
+    if verdict["status"] == "mismatch" and ("refuses" in reason or "fails where" in reason):
+        raise check.CheckFailedError(reason, code="check", hint="please report this")
+
+
+@contextlib.contextmanager
+def _scratch_folder(path: str | None) -> Iterator[str]:
+    """Yield a folder on the file system of ``path``, removed afterwards whatever happens."""
+    parent = None if path is None else os.path.dirname(os.path.abspath(path))
+    try:
+        folder = tempfile.mkdtemp(prefix=".lepton-", dir=parent)
+    except OSError as error:
+        raise LeptonError(
+            f"cannot write there: {error.strerror}",
+            code="output",
+            where=parent or "",
+            hint="give a writable place with -o",
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: str, path: str) -> int:
+    """Move what was written into place, the model last; return its size in bytes."""
+    target = os.path.dirname(os.path.abspath(path))
+    names = sorted(os.listdir(folder), key=lambda n: n == os.path.basename(path))
+    total = 0
+    for name in names:
+        total += os.path.getsize(os.path.join(folder, name))
+        os.replace(os.path.join(folder, name), os.path.join(target, name))
+    return total
+
+
+def files_size(model: str) -> int:
+    """Return the bytes of a model file and the external data it names."""
+    with contextlib.suppress(OSError, LeptonError):
+        return api.files_size(model)
+    return 0
+
+
+def describe_verdict(verdict: dict[str, Any]) -> str:
+    """Return a verdict in a few words."""
+    status, reason = verdict["status"], verdict.get("reason") or ""
+    output = f'output "{verdict["output"]}"' if verdict.get("output") else ""
+    if status == "equal":
+        draws = verdict.get("draws", 0)
+        plural = "" if draws == 1 else "s"
+        largest = verdict.get("largest", 0.0)
+        return f"equal on {draws} input{plural} (largest difference {largest:.2g})"
+    return ": ".join(filter(None, [output, reason])) or status
+
+
+def run_reproducer(path: str, options: Options) -> Outcome:
+    """Run the pipeline that a reproducer names on the module it holds.
+
+    Raises:
+        LeptonError: not a reproducer.
+    """
+    import dataclasses
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            head = [file.readline() for _ in range(4)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LeptonError(f"cannot read it: {error}", code="reproducer", where=path) from error
+    run = next((line[7:].strip() for line in head if line.startswith("// RUN:")), None)
+    if run is None:
+        raise UnsupportedError(
+            "has no '// RUN: pipeline' line",
+            code="reproducer",
+            where=path,
+            hint="give a .lir file that lepton-opt wrote when a check failed",
+        )
+    text, _, stop = run.partition(" --stop-after=")
+    changed = dataclasses.replace(options, model=path, passes=text, emit="none", output=None)
+    if stop.strip().isdecimal() and options.stop_after is None:
+        changed = dataclasses.replace(changed, stop_after=int(stop))
+    return optimize(changed)
+
+
+def rule_table(outcome: Outcome, limit: int = 12) -> Sequence[tuple[str, int]]:
+    """Return the rules that fired most."""
+    hits = sorted(outcome.rules.items(), key=lambda kv: (-kv[1], kv[0]))
+    return [(name, count) for name, count in hits if count > 0][:limit]

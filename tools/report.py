@@ -1,0 +1,179 @@
+"""What people see: the result table, remarks, listings; everything also as JSON."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from lepton_ir.tools.optimize import describe_verdict, rule_table
+
+if TYPE_CHECKING:
+    from lepton_ir.tools.optimize import Outcome
+
+WIDTH = 80
+_PROGRESS_AFTER = 1.0
+
+
+def human_bytes(count: float) -> str:
+    """Return a size for people: ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return ""
+
+
+def clip(text: str, width: int) -> str:
+    """Return ``text`` cut to ``width`` columns."""
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _change(before: float, after: float) -> str:
+    return f"{100 * (after - before) / before:+.0f} %" if before else ""
+
+
+def render(outcome: Outcome, *, timing: bool, stats: bool) -> str:
+    """Return the result table."""
+    lines = [clip(outcome.source, WIDTH)]
+    before, after = outcome.nodes
+    lines.append(f"  nodes   {before:>10,} -> {after:>10,}   {_change(before, after)}")
+    if outcome.output:
+        a, b = outcome.size
+        lines.append(f"  bytes   {human_bytes(a):>10} -> {human_bytes(b):>10}   {_change(a, b)}")
+    lines.append(f"  {'pass':<38} {'rewrites':>9} {'nodes':>8} {'seconds':>9}")
+    for r in outcome.records:
+        if r.changed or timing:
+            name = ("+ " if r.implied else "  ") + r.text
+            lines.append(f"  {clip(name, 38):<38} {r.rewrites:>9} {r.ops:>8,} {r.seconds:>9.3f}")
+    if stats:
+        lines += [f"    {clip(n, 56):<56} {c:>9}" for n, c in rule_table(outcome, 1000)]
+    lines += _layer_lines(outcome.layers)
+    lines += _check_lines(outcome)
+    lines += [f"  left out, because it made the result wrong: {key}" for key in outcome.excluded]
+    notes = [r for r in outcome.remarks if r.kind == "note"]
+    lines += [clip(f"  note: {r.message}{_place(r.where)}", 200) for r in notes[:10]]
+    if len(notes) > 10:
+        lines.append(f"  ... and {len(notes) - 10} more notes (--remarks shows all)")
+    if outcome.output:
+        lines.append(f"  wrote {outcome.output} in {outcome.seconds:.1f} s")
+    return "\n".join(lines)
+
+
+def _place(where: str) -> str:
+    return f" [{where}]" if where else ""
+
+
+def _check_lines(outcome: Outcome) -> list[str]:
+    lines = []
+    if outcome.verdict is not None:
+        kind = " before the lossy pass" if outcome.lossy is not None else ""
+        status = outcome.verdict["status"]
+        text = describe_verdict(outcome.verdict)
+        lines.append(f"  check{kind}: {text if status == 'equal' else f'{status}: {text}'}")
+    if outcome.lossy is not None:
+        ratios = outcome.lossy.get("sqnr", {})
+        shown = ", ".join(f"{clip(n, 24)} {v:.1f} dB" for n, v in list(ratios.items())[:4])
+        lines.append(f"  after it, signal to noise: {shown or describe_verdict(outcome.lossy)}")
+    return lines
+
+
+def _layer_lines(layers: list[dict[str, Any]]) -> list[str]:
+    if not layers:
+        return []
+    lines = [f"  {'quantized layer':<34} {'kind':<14} {'SQNR dB':>8} {'bytes':>20}"]
+    shown = sorted(layers, key=lambda row: row.get("sqnr") or 0.0)[:20]
+    for row in shown:
+        size = f"{human_bytes(row['bytes_before'])} -> {human_bytes(row['bytes_after'])}"
+        ratio = f"{row['sqnr']:.1f}" if row.get("sqnr") is not None else "-"
+        kind = clip(str(row.get("kind", "")), 14)
+        lines.append(f"  {clip(row['name'], 34):<34} {kind:<14} {ratio:>8} {size:>20}")
+    if len(layers) > len(shown):
+        lines.append(f"  ... the {len(layers) - len(shown)} others are better (--report=json)")
+    return lines
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """Return the outcome as a JSON-ready dict."""
+    return {
+        "source": {
+            "path": outcome.source,
+            "nodes": outcome.nodes[0],
+            "bytes": outcome.size[0],
+        },
+        "result": {
+            "path": outcome.output,
+            "nodes": outcome.nodes[1],
+            "bytes": outcome.size[1],
+        },
+        "passes": [vars(r) for r in outcome.records],
+        "rules": {k: v for k, v in outcome.rules.items() if v > 0},
+        "check": outcome.verdict,
+        "lossy": outcome.lossy,
+        "layers": outcome.layers,
+        "excluded": outcome.excluded,
+        "remarks": [
+            {"kind": r.kind, "pass": r.pass_name, "where": r.where, "message": r.message}
+            for r in outcome.remarks
+        ],
+        "seconds": outcome.seconds,
+    }
+
+
+class Progress:
+    """A line on a terminal that says what long work is at; silent elsewhere."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.shown = False
+        self.enabled = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Show that ``done`` of about ``total`` steps of ``what`` are done."""
+        if not self.enabled or time.monotonic() - self.started < _PROGRESS_AFTER:
+            return
+        self.shown = True
+        share = f"{min(100 * done // max(total, 1), 100)} %" if total else f"{done:,}"
+        sys.stderr.write(f"\r{clip(f'{what}: {share}', WIDTH - 1):<{WIDTH - 1}}")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self.shown:
+            sys.stderr.write("\r" + " " * (WIDTH - 1) + "\r")
+            sys.stderr.flush()
+
+
+def list_passes() -> str:
+    """Return all passes with the first line of their help and their options."""
+    import dataclasses
+
+    from lepton_ir.pipeline import find_pass, pass_names
+
+    lines = []
+    for name in pass_names():
+        found = find_pass(name)
+        if isinstance(found, str):
+            lines.append(f"{name:<14} = {found}")
+            continue
+        summary = (found.__doc__ or "").strip().splitlines()[0]
+        lines.append(f"{name:<14} {summary}")
+        for f in dataclasses.fields(found):
+            if f.name != "body":
+                lines.append(f"{'':<14}   {f.name}={f.default!r}")
+    return "\n".join(lines)
+
+
+def list_ops() -> str:
+    """Return all operations with signature, attributes and the first line of their help."""
+    from lepton_ir.opdef import load_all
+
+    lines = []
+    for name, definition in sorted(load_all().items()):
+        summary = definition.doc.strip().splitlines()[0] if definition.doc else ""
+        lines.append(f"{definition.signature()}")
+        if definition.attrs:
+            lines.append("    {" + ", ".join(map(repr, definition.attrs.values())) + "}")
+        if summary and name:
+            lines.append(f"    {summary}")
+    return "\n".join(lines)
