@@ -196,10 +196,9 @@ def _repeat_heads(b: Builder, value: Value, repeats: int, what: str) -> Value:
     if repeats == 1:
         return value
     assert value.shape is not None
-    heads, size = (_static(value.shape[i], f"dim {i} of {what}") for i in (1, 3))
-    wide = b.expand(b.unsqueeze(value, [2]), [1, 1, repeats, 1, 1])
-    merged: Value = b.reshape(wide, [0, heads * repeats, -1, size])
-    return merged
+    heads = _static(value.shape[1], f"the heads of {what}")
+    repeated: Value = b.gather(value, b.const(np.repeat(np.arange(heads), repeats)), axis=1)
+    return repeated
 
 
 def _decompose_attention(b: Builder, op: Op) -> list[Value]:
@@ -235,7 +234,9 @@ def _decompose_attention(b: Builder, op: Op) -> list[Value]:
     y = b.matmul(left, values)
     y = y if values.dtype is q.dtype else b.cast(y, to=q.dtype)
     if operands[0] is not None and operands[0].rank == 3:
-        y = b.reshape(b.transpose(y, perm=(0, 2, 1, 3)), [0, 0, -1])
+        assert v.shape is not None
+        hidden = attrs["q_num_heads"] * _static(v.shape[3], "the head size of v")
+        y = b.reshape(b.transpose(y, perm=(0, 2, 1, 3)), [0, 0, hidden])
     shown = (raw, capped, scores, weights)[attrs["qk_matmul_output_mode"]]
     return [y, k, v, shown][: len(op.results)]
 
