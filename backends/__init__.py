@@ -5,4 +5,7 @@ if __name__ != "lepton_ir.backends":
 
 # Backend name -> "module:attribute" of its target.
 # Strings, so that listing them imports nothing.
-TABLE: dict[str, str] = {}
+TABLE: dict[str, str] = {
+    "onnx": "lepton_ir.backends.onnx.target:ONNX",
+    "ort": "lepton_ir.backends.onnx.target:ORT",
+}

@@ -5,4 +5,6 @@ if __name__ != "lepton_ir.frontends":
 
 # Format name -> "module:attribute" of its reader.
 # Strings, so that listing them imports nothing.
-TABLE: dict[str, str] = {}
+TABLE: dict[str, str] = {
+    "onnx": "lepton_ir.frontends.onnx.reader:load",
+}

@@ -1,0 +1,559 @@
+"""Modules as ONNX messages: the op table read backwards, names, types and provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
+from onnx import ValueInfoProto
+
+from lepton_ir import dtypes
+from lepton_ir.backends.onnx.names import NameScope, name_block
+from lepton_ir.backends.onnx.value_types import TypeWriter
+from lepton_ir.diagnostics import LeptonError, UnsupportedError, shorten
+from lepton_ir.foreign import Foreign
+from lepton_ir.frontends.onnx.table import Plan, Unwritable, as_node, export_plans
+from lepton_ir.frontends.onnx.table_schema import MAX_OPSET, MIN_OPSET, facts
+from lepton_ir.frontends.onnx.table_values import (
+    NUMBER_OF,
+    encode_attribute,
+    encode_typed,
+    fill_tensor,
+    fill_tensor_header,
+)
+from lepton_ir.infer import describe
+from lepton_ir.ir import AttrRef, Block, Function, Module, Op, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lepton_ir.tensors import Tensor
+
+Task = Generator["Task", None, None]
+
+DEFAULT_OPSET = 21
+"""Opset of modules that came from no ONNX file."""
+
+MIN_IR_VERSION = 4
+"""Since this version of the format initializers need not be inputs."""
+
+SOURCES_KEY = "lepton.sources"
+RULES_KEY = "lepton.rules"
+
+_IR_VERSION_OF = {
+    **dict.fromkeys((dtypes.F8E4M3FN, dtypes.F8E4M3FNUZ, dtypes.F8E5M2, dtypes.F8E5M2FNUZ), 9),
+    **dict.fromkeys((dtypes.I4, dtypes.U4), 10),
+    **dict.fromkeys((dtypes.F4E2M1,), 11),
+    **dict.fromkeys((dtypes.F8E8M0,), 12),
+    **dict.fromkeys((dtypes.I2, dtypes.U2), 13),
+}
+
+
+def run_task(task: Task) -> None:
+    """Run a task and those it yields, innermost first."""
+    stack = [task]
+    while stack:
+        child = next(stack[-1], None)
+        if child is None:
+            stack.pop()
+        else:
+            stack.append(child)
+
+
+def opsets_of(module: Module, function: Function | None, opset: int | None) -> dict[str, int]:
+    """Return the opsets in force for the operations of a function, as they will be written."""
+    opsets = {"": DEFAULT_OPSET, **module.opsets}
+    if function is not None:
+        opsets.update(function.opsets)
+    if opset is not None:
+        opsets[""] = opset
+    return opsets
+
+
+def node_plan(
+    op: Op, opsets: dict[str, int]
+) -> tuple[Plan, dict[str, tuple[Any, int]], list[Value | None]]:
+    """Return how an operation of the table is written: the plan, its attributes and inputs.
+
+    Raises:
+        Unwritable: as one node of these opsets it cannot.
+    """
+    plans = export_plans(op.name, tuple(sorted(opsets.items())))
+    if not plans:
+        raise Unwritable(f"{op.name} does not exist in opset {opsets['']}")
+    reason: Unwritable | None = None
+    for plan in plans:
+        try:
+            return (plan, *as_node(plan, op))
+        except Unwritable as error:
+            reason = reason or error
+    assert reason is not None
+    raise reason
+
+
+class Emitter:
+    """Builds the message of one module.
+
+    Args:
+        module: what to write.
+        opset: opset of the default domain; that of the module when ``None``.
+        sink: receives ``(header, payload)`` for constants of the main graph, in order; without
+            it they are put into the message.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        opset: int | None,
+        sink: Callable[[onnx.TensorProto, Tensor], None] | None = None,
+    ) -> None:
+        if opset is not None and not MIN_OPSET <= opset <= MAX_OPSET:
+            raise UnsupportedError(
+                f"opset {opset} cannot be written; {MIN_OPSET} to {MAX_OPSET} can",
+                code="onnx-opset",
+            )
+        self.module = module
+        self.opset = opset
+        self.sink = sink
+        self.ir_version = max(int(module.meta.get("ir_version", MIN_IR_VERSION)), MIN_IR_VERSION)
+        self._converting = opset is not None and opset != module.opsets.get("")
+        self._domains: set[str] = set()
+        self._opsets: dict[str, int] = {}
+        self._names: dict[Value, str] = {}
+        self._node_names: set[str] = set()
+        self._types = TypeWriter({})
+        self._in_function = False
+        self._used: set[Value] = set()
+
+    # -- the model ---------------------------------------------------------------------------------
+
+    def model(self) -> ModelProto:
+        """Return the message.
+
+        Raises:
+            UnsupportedError: an operation cannot be written in the opset; names it and says why.
+        """
+        module, meta = self.module, self.module.meta
+        proto = ModelProto()
+        for field in ("producer_name", "producer_version", "domain", "doc_string"):
+            if meta.get(field):
+                setattr(proto, field, meta[field])
+        if meta.get("model_version"):
+            proto.model_version = meta["model_version"]
+        main = module.main
+        self._begin(main)
+        self._main(main, proto.graph)
+        imports = {d: v for d, v in opsets_of(module, None, self.opset).items()}
+        for function in module.functions.values():
+            if function is not main:
+                self._begin(function)
+                self._function(function, proto.functions.add())
+        for domain in sorted(self._domains - imports.keys()):
+            imports[domain] = 1
+        if not module.opsets and not proto.graph.node and not self.opset:
+            imports[""] = DEFAULT_OPSET
+        _write_opsets(imports, proto.opset_import)
+        _write_metadata(meta.get("metadata", {}), proto.metadata_props)
+        for field in ("training_info", "configuration"):
+            for item in meta.get(field, ()):
+                getattr(proto, field).add().ParseFromString(item.data)
+        if self._converting:
+            known = [o for o in proto.opset_import if o.domain in ("", "ai.onnx", "ai.onnx.ml")]
+            least = onnx.helper.find_min_ir_version_for(known, ignore_unknown=True)
+            self.ir_version = max(self.ir_version, least)
+        if proto.functions:
+            self.ir_version = max(self.ir_version, 8)
+        proto.ir_version = self.ir_version
+        return proto
+
+    def _begin(self, function: Function) -> None:
+        self._opsets = opsets_of(self.module, function, self.opset)
+        self._names = {}
+        self._node_names = {op.node_name for op in function.walk() if op.node_name}
+        self._types = TypeWriter(function.meta.get("unnamed", {}))
+        self._in_function = function is not self.module.main
+        self._used = set()
+
+    # -- the main graph ----------------------------------------------------------------------------
+
+    def _main(self, main: Function, graph: GraphProto) -> None:
+        graph.name = main.meta.get("name") or self.module.name or "main"
+        _write_value_meta(main.meta, graph)
+        scope = NameScope()
+        outputs = main.outputs
+        names = main.output_names or [v.name or f"output_{i}" for i, v in enumerate(outputs) if v]
+        copies = self._name_outputs(main, outputs, names, scope)
+        name_block(main.block, scope, self._names)
+        for value in main.inputs:
+            info = graph.input.add()
+            self._value_info(value, info)
+            if value.meta and "type" in value.meta:
+                info.type.ParseFromString(value.meta["type"].data)
+        run_task(self._nodes(main.block, graph, scope))
+        for source, name in copies:
+            self._identity(source, name, graph.node.add())
+        declared = main.meta.get("outputs", ())
+        for i, (value, name) in enumerate(zip(outputs, names, strict=True)):
+            assert value is not None
+            info = graph.output.add()
+            self._output(value, name, declared[i] if i < len(declared) else None, info)
+        self._initializers(main.block, graph)
+        for name, payload in main.overridable.items():
+            self._payload(payload, name, graph, None)
+        self._annotations(main, graph)
+
+    def _name_outputs(
+        self, main: Function, outputs: list[Value | None], wanted: list[str], scope: NameScope
+    ) -> list[tuple[Value, str]]:
+        """Give outputs their names; return those that need a copy to have them."""
+        for name in dict.fromkeys(wanted):
+            scope.take(name)
+        for value in main.inputs:
+            # An input may itself be the output of the same name.
+            if value.name and (value.name in wanted or scope.is_free(value.name)):
+                self._names[value] = value.name
+                if value.name not in wanted:
+                    scope.take(value.name)
+        taken = set(self._names.values())
+        for value, name in zip(outputs, wanted, strict=True):
+            if value is not None and value.name == name and value not in self._names:
+                self._names[value] = name
+                taken.add(name)
+        copies: list[tuple[Value, str]] = []
+        copied: set[str] = set()
+        for value, name in zip(outputs, wanted, strict=True):
+            if value is None:
+                raise UnsupportedError(f'output "{shorten(name)}" has no value')
+            named = self._names.get(value)
+            if named == name or name in copied:
+                continue
+            fixed = value.op is None or (value.op.name == "const" and bool(value.name))
+            if named is None and not fixed and name not in taken:
+                self._names[value] = name
+                taken.add(name)
+            else:
+                copies.append((value, name))
+                copied.add(name)
+        return copies
+
+    def _output(self, value: Value, name: str, declared: Foreign | None, info: Any) -> None:
+        if declared is not None:
+            source = ValueInfoProto()
+            source.ParseFromString(declared.data)
+            info.doc_string = source.doc_string
+            info.metadata_props.extend(source.metadata_props)
+            self._types.write_output(value.type, source.type, info.type)
+        else:
+            self._types.write(value.type, value.declared, info.type)
+        info.name = name
+
+    def _value_info(self, value: Value, info: ValueInfoProto) -> None:
+        info.name = self._names[value]
+        proto = TypeProto()
+        if self._types.write(value.type, value.declared, proto):
+            info.type.CopyFrom(proto)
+        if value.meta:
+            _write_value_meta(value.meta, info)
+
+    def _annotations(self, main: Function, graph: GraphProto) -> None:
+        """Write back quantization annotations whose tensors are all still there."""
+        annotations = main.meta.get("quantization_annotation", ())
+        if not annotations:
+            return
+        known = set(self._names.values())
+        for item in annotations:
+            proto = onnx.TensorAnnotation()
+            proto.ParseFromString(item.data)
+            params = {p.value for p in proto.quant_parameter_tensor_names}
+            if proto.tensor_name in known and params <= known:
+                graph.quantization_annotation.append(proto)
+
+    # -- graphs ------------------------------------------------------------------------------------
+
+    def _nodes(self, block: Block, graph: Any, scope: NameScope) -> Task:
+        """Write the operations of a block, those of regions as tasks."""
+        value_info = graph.value_info
+        for op in block.ops:
+            if op.name == "const" and not self._in_function:
+                self._count_dtype(op)
+                continue
+            if op.name in ("return", "yield"):
+                continue
+            node = graph.node.add()
+            regions = self._node(op, node)
+            for result in op.results:
+                if result.declared is not None and self._names.get(result) == result.name:
+                    self._value_info(result, value_info.add())
+            for attr, block_of in regions:
+                yield self._region(block_of, attr, scope)
+
+    def _region(self, block: Block, graph: GraphProto, outer: NameScope) -> Task:
+        scope = NameScope(outer)
+        graph.name = graph.name or block.region.name or "body"
+        name_block(block, scope, self._names)
+        for value in block.args:
+            self._value_info(value, graph.input.add())
+        yield self._nodes(block, graph, scope)
+        terminator = block.terminator
+        written: set[str] = set()
+        for value in terminator.operands if terminator is not None else ():
+            assert value is not None
+            name = self._names[value]
+            info = graph.output.add()
+            self._value_info(value, info)
+            outside = not _is_inside(value, block)
+            if outside or name in written:
+                info.name = scope.take(name)
+                self._identity(value, info.name, graph.node.add())
+            else:
+                self._used.add(value)
+            written.add(info.name)
+        self._initializers(block, graph)
+
+    def _initializers(self, block: Block, graph: GraphProto) -> None:
+        """Write the constants of a block that something reads."""
+        terminator = block.terminator
+        results = set(terminator.operands) if terminator is not None else set()
+        for op in block.ops:
+            if op.name == "const":
+                value = op.results[0]
+                if value in self._used or value in results:
+                    doc = value.meta.get("doc") if value.meta else None
+                    self._payload(op.attrs["value"], self._names[value], graph, doc)
+
+    def _payload(self, payload: Tensor, name: str, graph: GraphProto, doc: str | None) -> None:
+        if self.sink is not None and graph.DESCRIPTOR is GraphProto.DESCRIPTOR:
+            header = onnx.TensorProto()
+            fill_tensor_header(payload, header, name)
+            if doc:
+                header.doc_string = doc
+            self.sink(header, payload)
+            return
+        proto = graph.initializer.add()
+        fill_tensor(payload, proto, name)
+        if doc:
+            proto.doc_string = doc
+
+    # -- nodes -------------------------------------------------------------------------------------
+
+    def _node(self, op: Op, node: NodeProto) -> list[tuple[GraphProto, Block]]:
+        """Write one operation; return the graphs to fill from its regions."""
+        inputs: list[Value | None] = op.operands
+        try:
+            if op.name == "const":
+                self._constant(op, node)
+            elif op.name == "call":
+                self._call(op, node)
+            elif op.definition is None:
+                self._opaque(op, node)
+            else:
+                plan, attrs, inputs = node_plan(op, self._opsets)
+                node.op_type = plan.row.op_type
+                if plan.row.domain:
+                    node.domain = plan.row.domain
+                    self._domains.add(plan.row.domain)
+                for name, (value, kind) in attrs.items():
+                    encode_typed(name, value, kind, node.attribute.add())
+        except (Unwritable, TypeError, KeyError) as error:
+            raise UnsupportedError(
+                f"cannot be written in opset {self._opsets['']}: {error}",
+                code="onnx-export",
+                where=describe(op),
+                hint="run legalize, or write another opset",
+            ) from error
+        names = self._names
+        for value in inputs:
+            if value is None:
+                node.input.append("")
+            else:
+                node.input.append(names[value])
+                self._used.add(value)
+        self._outputs(op, node)
+        self._label(op, node)
+        return self._graphs(op, node)
+
+    def _outputs(self, op: Op, node: NodeProto) -> None:
+        needed = op.definition.min_results if op.definition is not None else 0
+        outputs = [
+            self._names[r] if i < needed or r.name or r.first_use is not None else ""
+            for i, r in enumerate(op.results)
+        ]
+        while outputs and not outputs[-1]:
+            outputs.pop()
+        node.output.extend(outputs)
+
+    def _graphs(self, op: Op, node: NodeProto) -> list[tuple[GraphProto, Block]]:
+        found: list[tuple[GraphProto, Block]] = []
+        lists: dict[str, AttributeProto] = {}
+        for region in op.regions:
+            label, bracket, _ = region.name.partition("[")
+            if not bracket:
+                attr = node.attribute.add()
+                attr.name, attr.type = label, AttributeProto.GRAPH
+                found.append((attr.g, region.block))
+                continue
+            attr = lists.get(label) or node.attribute.add()
+            lists[label] = attr
+            attr.name, attr.type = label, AttributeProto.GRAPHS
+            found.append((attr.graphs.add(), region.block))
+        return found
+
+    def _constant(self, op: Op, node: NodeProto) -> None:
+        """Write a constant as a node, where there are no initializers (function bodies)."""
+        node.op_type = "Constant"
+        payload = op.attrs["value"]
+        if isinstance(payload, AttrRef):
+            form = "value" if payload.kind == "tensor" else f"value_{payload.kind}"
+            encode_attribute(form, payload, node.attribute.add())
+        else:
+            self._count_dtype(op)
+            encode_attribute("value", payload, node.attribute.add())
+
+    def _call(self, op: Op, node: NodeProto) -> None:
+        callee = self.module.functions.get(op.attrs["callee"])
+        if callee is None:
+            raise Unwritable(f"function {op.attrs['callee']} does not exist")
+        domain, name, overload = callee_key(callee)
+        node.op_type, node.domain = name, domain
+        if overload:
+            node.overload = overload
+        self._domains.add(domain)
+        for key, value in op.attrs.items():
+            if key != "callee":
+                encode_attribute(key, value, node.attribute.add())
+
+    def _opaque(self, op: Op, node: NodeProto) -> None:
+        domain, _, op_type = op.name.rpartition(".")
+        domain = "" if domain == "onnx" else domain
+        if self._converting and not domain and op.version is not None:
+            old, new = (facts("", op_type, v) for v in (op.version, self._opsets[""]))
+            if old is None or new is None or old.since != new.since:
+                raise Unwritable(f"{op_type} is carried through as it is in opset {op.version}")
+        node.op_type, node.domain = op_type, domain
+        if domain:
+            self._domains.add(domain)
+        for key, value in op.attrs.items():
+            encode_attribute(key, value, node.attribute.add())
+
+    def _label(self, op: Op, node: NodeProto) -> None:
+        """Write the name, doc string, metadata and, for what passes made, where it came from."""
+        name = op.node_name
+        made = not op.loc.is_source
+        if not name and made:
+            first = next((o for o in node.output if o), "")
+            name = self._new_node_name(f"{node.op_type}_{first}")
+        if name:
+            node.name = name
+        meta = op.meta or {}
+        metadata = dict(meta.get("metadata", {}))
+        if made:
+            sources, rules = op.loc.flatten()
+            if sources:
+                metadata[SOURCES_KEY] = json.dumps(sources, ensure_ascii=False)
+            if rules:
+                metadata[RULES_KEY] = json.dumps(rules, ensure_ascii=False)
+        if meta.get("doc"):
+            node.doc_string = meta["doc"]
+        _write_metadata(metadata, node.metadata_props)
+        for device in meta.get("devices", ()):
+            node.device_configurations.add().ParseFromString(device.data)
+
+    def _new_node_name(self, name: str) -> str:
+        result, number = name, 0
+        while result in self._node_names:
+            number += 1
+            result = f"{name}_{number}"
+        self._node_names.add(result)
+        return result
+
+    def _identity(self, value: Value, name: str, node: NodeProto) -> None:
+        """Write a copy of a value under another name."""
+        self._used.add(value)
+        node.op_type = "Identity"
+        node.input.append(self._names[value])
+        node.output.append(name)
+        node.name = self._new_node_name(f"Identity_{name}")
+        sources = value.op.loc.flatten()[0] if value.op is not None else ()
+        if sources:
+            text = json.dumps(sources, ensure_ascii=False)
+            _write_metadata({SOURCES_KEY: text, RULES_KEY: '["export"]'}, node.metadata_props)
+
+    def _count_dtype(self, op: Op) -> None:
+        needed = _IR_VERSION_OF.get(op.results[0].dtype)  # type: ignore[arg-type]
+        if needed is not None and needed > self.ir_version:
+            self.ir_version = needed
+
+    # -- local functions ---------------------------------------------------------------------------
+
+    def _function(self, function: Function, proto: FunctionProto) -> None:
+        domain, name, overload = callee_key(function)
+        proto.domain, proto.name = domain, name
+        if overload:
+            proto.overload = overload
+        _write_value_meta(function.meta, proto)
+        for key, default in function.attr_params.items():
+            if default is None:
+                proto.attribute.append(key)
+            else:
+                encode_attribute(key, default, proto.attribute_proto.add())
+        scope = NameScope()
+        outputs = function.outputs
+        copies = self._name_outputs(function, outputs, function.output_names, scope)
+        name_block(function.block, scope, self._names)
+        proto.input.extend(self._names[v] for v in function.inputs)
+        proto.output.extend(function.output_names)
+        before, self._domains = self._domains, set()
+        try:
+            run_task(self._nodes(function.block, proto, scope))
+        except LeptonError as error:
+            where = f"function {shorten(function.name)}"
+            error.where = f"{where}: {error.where}" if error.where else where
+            raise
+        for source, output in copies:
+            self._identity(source, output, proto.node.add())
+        opsets = dict(function.opsets)
+        if self.opset is not None and "" in opsets:
+            opsets[""] = self.opset
+        for used in sorted(self._domains - opsets.keys()):
+            opsets[used] = self._opsets.get(used, 1)
+        _write_opsets(opsets, proto.opset_import)
+        self._domains |= before
+
+
+def callee_key(function: Function) -> tuple[str, str, str]:
+    """Return (domain, name, overload) of a local function."""
+    if "name" in function.meta:
+        meta = function.meta
+        return meta.get("domain", ""), meta["name"], meta.get("overload", "")
+    domain, name, overload = (*function.name.split(":"), "", "")[:3]
+    return (domain, name, overload) if name else ("local", domain, "")
+
+
+def _is_inside(value: Value, block: Block) -> bool:
+    """Return whether a value is defined in the block itself."""
+    producer = value.producer
+    return (producer.block if isinstance(producer, Op) else producer) is block
+
+
+def _write_opsets(opsets: dict[str, int], target: Any) -> None:
+    for domain, version in opsets.items():
+        entry = target.add()
+        entry.domain, entry.version = domain, version
+
+
+def _write_metadata(items: dict[str, str], target: Any) -> None:
+    for key, value in items.items():
+        entry = target.add()
+        entry.key, entry.value = key, value
+
+
+def _write_value_meta(meta: dict[str, Any], target: Any) -> None:
+    if meta.get("doc"):
+        target.doc_string = meta["doc"]
+    _write_metadata(meta.get("metadata", {}), target.metadata_props)
+
+
+__all__ = ["NUMBER_OF", "Emitter", "callee_key", "node_plan", "opsets_of"]

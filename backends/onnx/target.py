@@ -1,0 +1,111 @@
+"""What ONNX, and onnxruntime, can be given: the targets ``onnx`` and ``ort``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lepton_ir import dtypes
+from lepton_ir.backends.onnx.emit import node_plan, opsets_of
+from lepton_ir.frontends.onnx.table import Plan, Unwritable, export_plans, same_value
+from lepton_ir.frontends.onnx.table_values import TYPE_NAMES
+from lepton_ir.types import TensorType
+
+if TYPE_CHECKING:
+    import os
+
+    from lepton_ir.ir import Module, Op, Value
+
+_STRUCTURE = frozenset({"const", "return", "yield", "call"})
+
+_QUANT: dict[str, Any] = {
+    "activation_dtype": dtypes.U8,
+    "weight_dtype": dtypes.I8,
+    "weight_symmetric": True,
+    "per_channel": True,
+    "format": "qdq",
+}
+
+
+class OnnxTarget:
+    """ONNX files in the module's own opset.
+
+    Args:
+        name: as given to ``--target``.
+        contrib: whether operators of onnxruntime (domain ``com.microsoft``) may be introduced
+            into models that do not use them.
+    """
+
+    def __init__(self, name: str, contrib: bool) -> None:
+        self.name = name
+        self.contrib = contrib
+
+    def legal(self, op: Op) -> bool | str:
+        """Return ``True``, or the reason why ``op`` cannot be written as one node."""
+        if op.name in _STRUCTURE or op.definition is None:
+            return True
+        function = op.function
+        if function is None or function.module is None:
+            return "the operation is in no module"
+        opsets = opsets_of(function.module, function, None)
+        try:
+            plan, _, inputs = node_plan(op, opsets)
+        except Unwritable as error:
+            return str(error)
+        if plan.row.domain and not self.contrib and plan.row.domain not in opsets:
+            return (
+                f"{op.name} exists in domain {plan.row.domain} only, which the model does not use"
+            )
+        return True if op.loc.is_source else _types_fit(plan, inputs)
+
+    def has(self, name: str, module: Module, attrs: dict[str, Any]) -> bool:
+        """Return whether ``name`` with these attributes exists in what is written for ``module``."""
+        opsets = opsets_of(module, None, None)
+        for plan in export_plans(name, tuple(sorted(opsets.items()))):
+            if plan.row.domain and not self.contrib and plan.row.domain not in opsets:
+                continue
+            if all(_can_say(plan, key, value) for key, value in attrs.items()):
+                return True
+        return False
+
+    def quant(self, key: str) -> Any:
+        """Return a preference for quantization, ``None`` if there is none.
+
+        onnxruntime on x86 multiplies uint8 activations with int8 weights.
+        """
+        return _QUANT.get(key)
+
+    def save(self, module: Module, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write ``module`` as an ONNX file."""
+        from lepton_ir.backends.onnx.writer import save
+
+        save(module, path, **options)
+
+
+def _can_say(plan: Plan, name: str, value: Any) -> bool:
+    spec = plan.definition.attrs.get(name)
+    if spec is None:
+        return False
+    if name in plan.writable or same_value(value, spec.default):
+        return True
+    return any(name in c.produces() and _implies(c, name, value) for c in plan.changes)
+
+
+def _implies(change: Any, name: str, value: Any) -> bool:
+    return getattr(change, "attr", None) == name and same_value(change.value, value)
+
+
+def _types_fit(plan: Plan, inputs: list[Value | None]) -> bool | str:
+    """Return whether the opset's operator takes operands of these element types."""
+    accepted = plan.facts.input_types
+    for i, value in enumerate(inputs):
+        if value is None or not accepted or not isinstance(value.type, TensorType):
+            continue
+        dtype = value.type.dtype
+        types = accepted[min(i, len(accepted) - 1)]
+        if dtype is not None and types and TYPE_NAMES[dtype] not in types:
+            return f"{plan.row.op_type}-{plan.facts.since} does not take {dtype}"
+    return True
+
+
+ONNX = OnnxTarget("onnx", contrib=False)
+ORT = OnnxTarget("ort", contrib=True)

@@ -1,0 +1,179 @@
+"""The Python API: load a model, run passes over it, save it.
+
+>>> import lepton_ir
+>>> module = lepton_ir.load("model.onnx")                       # doctest: +SKIP
+>>> report = lepton_ir.run_passes(module, "fuse,quant")         # doctest: +SKIP
+>>> lepton_ir.save(module, "model.opt.onnx")                    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lepton_ir import plugins
+from lepton_ir.context import PassContext
+from lepton_ir.diagnostics import InvalidModelError, LeptonError, shorten
+from lepton_ir.pipeline import Instrument, PassManager, PassRecord, Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lepton_ir.ir import Module
+    from lepton_ir.target import Target
+
+DEFAULT_FORMAT = "onnx"
+TEXT_SUFFIX = ".lir"
+
+_MAGIC: tuple[tuple[int, bytes, str], ...] = ((4, b"TFL3", "tflite"),)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of a pipeline did.
+
+    Attributes:
+        pipeline: text of the pipeline that ran, implied passes included.
+        records: one record per pass.
+        context: remarks, rewrites and statistics of the run.
+    """
+
+    pipeline: str
+    records: list[PassRecord]
+    context: PassContext
+
+    @property
+    def changed(self) -> bool:
+        """Whether any pass changed the module."""
+        return any(r.changed for r in self.records)
+
+
+def format_of(path: str) -> str:
+    """Return the name of the frontend for a file: by its suffix, else by its first bytes.
+
+    Files that say nothing about themselves are taken for ONNX, whose reader says what they are.
+    """
+    known = plugins.names("frontends")
+    suffix = os.path.splitext(path)[1].lstrip(".").lower()
+    if suffix in known:
+        return suffix
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            head = file.read(16)
+        for offset, magic, name in _MAGIC:
+            if head[offset : offset + len(magic)] == magic and name in known:
+                return name
+    return DEFAULT_FORMAT
+
+
+def load(path: str | os.PathLike[str] | bytes, *, format: str = "", **options: Any) -> Module:
+    """Read a model.
+
+    Args:
+        path: a file, or the bytes of one.
+        format: name of a frontend; found out when empty. ``.lir`` files are Lepton's own text.
+        options: options of the frontend, such as ``keep_overridable`` for ONNX.
+
+    Raises:
+        InvalidModelError: the file is malformed.
+        UnsupportedError: the file is valid, but this version cannot read it.
+    """
+    if not isinstance(path, bytes):
+        path = os.fspath(path)
+        if not format and path.endswith(TEXT_SUFFIX):
+            return _load_text(path)
+    name = format or (DEFAULT_FORMAT if isinstance(path, bytes) else format_of(path))
+    reader: Any = plugins.load("frontends", name)
+    module: Module = reader(path, **options)
+    return module
+
+
+def _load_text(path: str) -> Module:
+    from lepton_ir.text.parse import parse_module
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidModelError(f"cannot read the file: {reason}", where=shorten(path)) from error
+    return parse_module(text, folder=os.path.dirname(os.path.abspath(path)))
+
+
+def target(name: str) -> Target:
+    """Return the target of a backend.
+
+    Raises:
+        PluginError: there is none of this name.
+    """
+    found: Any = plugins.load("backends", name)
+    return found  # type: ignore[no-any-return]
+
+
+def save(module: Module, path: str | os.PathLike[str], *, format: str = "", **options: Any) -> None:
+    """Write a module; the file appears whole or not at all.
+
+    Args:
+        module: what to write.
+        path: the file; ``.lir`` writes Lepton's text, with large constants beside it.
+        format: name of a backend; by default that of the suffix, ``onnx`` when there is none.
+        options: options of the backend, such as ``opset`` for ONNX.
+
+    Raises:
+        UnsupportedError: the backend cannot write an operation; names it and says why.
+    """
+    path = os.fspath(path)
+    if not format and path.endswith(TEXT_SUFFIX):
+        _save_text(module, path)
+        return
+    suffix = os.path.splitext(path)[1].lstrip(".").lower()
+    name = format or (suffix if suffix in plugins.names("backends") else DEFAULT_FORMAT)
+    backend: Any = plugins.load("backends", name)
+    if not hasattr(backend, "save"):
+        raise LeptonError(f"backend {name} writes no files", code="save")
+    backend.save(module, path, **options)
+
+
+def _save_text(module: Module, path: str) -> None:
+    from pathlib import Path
+
+    from lepton_ir.text.print import print_module
+
+    place = Path(path)
+    text = print_module(module, blobs=place.with_suffix(".npz"))
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(place)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def run_passes(
+    module: Module,
+    pipeline: str | Pipeline,
+    *,
+    target: str | Target | None = DEFAULT_FORMAT,
+    instruments: Sequence[Instrument] = (),
+    **options: Any,
+) -> Report:
+    """Run a pipeline over a module, in place.
+
+    Args:
+        module: what to rewrite.
+        pipeline: pipeline text such as ``"fuse,quant"``, or a parsed pipeline. What its passes
+            need before and after them is put in.
+        target: what the result will run on, a backend or its name; ``None`` for anything.
+        instruments: watch the run.
+        options: fields of :class:`~lepton_ir.context.PassContext`, such as ``exact``.
+
+    Raises:
+        PipelineError: the pipeline text cannot be parsed.
+    """
+    parsed = Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
+    parsed = parsed.with_implied()
+    chosen: Any = plugins.load("backends", target) if isinstance(target, str) else target
+    ctx = PassContext(target=chosen, **options)
+    records = PassManager(ctx, instruments).run(parsed, module)
+    return Report(str(parsed), records, ctx)
