@@ -100,7 +100,7 @@ def create(
     count = definition.min_results if results is None else results
     if count < definition.min_results or 0 <= definition.max_results < count:
         raise LeptonError(f"{definition.signature()}: cannot have {count} results", code="results")
-    normal = normalize_attrs(definition, attrs) if attrs or definition.attrs else {}
+    normal = normalize_attrs(definition, attrs or {}) if attrs or definition.attrs else {}
     op = Op(name, definition, items, normal, count, len(definition.regions), loc)
     for region, label in zip(op.regions, definition.regions, strict=True):
         region.name = label

@@ -36,8 +36,8 @@ def const_tensor(value: Value | None) -> Tensor | None:
     if value is None:
         return None
     op = value.producer
-    if op.__class__ is Op and op.name == "const":  # type: ignore[union-attr]
-        payload = op.attrs.get("value")  # type: ignore[union-attr]
+    if op.__class__ is Op and op.name == "const":
+        payload = op.attrs.get("value")
         return None if isinstance(payload, AttrRef) else payload
     return None
 

@@ -266,8 +266,10 @@ def op(
     attrs: dict[str, tuple[str, Any]] | None = None,
     doc: str = "",
     opaque: bool = False,
-) -> Any:
+) -> Callable[[Callable[..., Any]], OpDef]:
     """Define an operation: ``op("exp(x)", elementwise, np.exp)``, or as a decorator.
+
+    A one-row definition is complete with the call; its return value is of no use.
 
     Args:
         spec: operands and results, see the module docstring.
@@ -316,7 +318,7 @@ def op(
         return definition
 
     if is_row:
-        return define(meaning)
+        define(meaning)
     return define
 
 

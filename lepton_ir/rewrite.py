@@ -141,11 +141,6 @@ class Rewriter(Builder):
         self.mutated = False
         self.failure: tuple[str, tuple[object, ...]] | None = None
 
-    @property
-    def build(self) -> Rewriter:  # type: ignore[override]
-        """The builder methods, for rules that like to spell it ``rw.build.relu6(x)``."""
-        return self
-
     def begin(self, rule: str, m: Match) -> None:
         """Start a rewrite rooted at ``m.root``."""
         assert m.root.block is not None

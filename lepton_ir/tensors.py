@@ -326,7 +326,7 @@ def packed_bytes(array: np.ndarray[Any, Any], dtype: DType) -> bytes | memoryvie
         return np.packbits(bits.reshape(-1), bitorder="little").tobytes()
     if flat.dtype.byteorder == ">" or (flat.dtype.byteorder == "=" and _BIG_ENDIAN):
         flat = flat.byteswap()
-    return memoryview(flat.view(np.uint8)) if flat.size else b""
+    return memoryview(flat.view(np.uint8).data) if flat.size else b""
 
 
 _BIG_ENDIAN = sys.byteorder == "big"

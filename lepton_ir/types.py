@@ -250,7 +250,7 @@ def meet(a: Type, b: Type) -> Type:
             shape = tuple(map(_meet_dim, a.shape, b.shape))
         return TensorType(a.dtype or b.dtype, shape, a.encoding or b.encoding)
     if isinstance(a, _Wrapped) and a.__class__ is b.__class__:
-        return a.__class__(meet(a.elem, b.elem))  # type: ignore[attr-defined]
+        return a.__class__(meet(a.elem, b.elem))
     if isinstance(a, SparseType) and isinstance(b, SparseType):
         dense = meet(a.dense, b.dense)
         assert isinstance(dense, TensorType)
@@ -277,7 +277,7 @@ def join(a: Type, b: Type) -> Type:
         dtype = a.dtype if a.dtype is b.dtype else None
         return TensorType(dtype, shape, a.encoding if a.encoding == b.encoding else None)
     if isinstance(a, _Wrapped) and a.__class__ is b.__class__:
-        return a.__class__(join(a.elem, b.elem))  # type: ignore[attr-defined]
+        return a.__class__(join(a.elem, b.elem))
     if isinstance(a, MapType) and isinstance(b, MapType) and a.key is b.key:
         return MapType(a.key, join(a.value, b.value))
     return UNKNOWN

@@ -158,9 +158,8 @@ def list_passes() -> str:
             continue
         summary = (found.__doc__ or "").strip().splitlines()[0]
         lines.append(f"{name:<14} {summary}")
-        for f in dataclasses.fields(found):
-            if f.name != "body":
-                lines.append(f"{'':<14}   {f.name}={f.default!r}")
+        options = [f for f in dataclasses.fields(found) if f.name != "body"]
+        lines += [f"{'':<14}   {f.name}={f.default!r}" for f in options]
     return "\n".join(lines)
 
 

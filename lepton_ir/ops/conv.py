@@ -78,9 +78,9 @@ def convolve(x: Array, w: Array, axes: Sequence[Window], group: int) -> Array:
 
 def _depthwise(x: Array, w: Array, axes: Sequence[Window]) -> Array:
     y = np.zeros((x.shape[0], w.shape[0], *(a.out for a in axes)), x.dtype)
-    column = (w.shape[0],) + (1,) * len(axes)
-    for tap, where in _window.taps(axes):
-        y += x[(slice(None), slice(None), *where)] * w[(np.s_[:], 0, *tap)].reshape(column)
+    columns = w.reshape(w.shape[0], -1, *(1,) * len(axes))
+    for i, (_, where) in enumerate(_window.taps(axes)):
+        y += x[(slice(None), slice(None), *where)] * columns[:, i]
     return y
 
 

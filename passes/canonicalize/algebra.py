@@ -162,4 +162,4 @@ def merge_constants(m: Match, rw: Rewriter) -> bool:
     if merged is None:
         return rw.fail("the merged constant is too large or out of range")
     c = rw.const(merged, m.a.tensor.dtype)
-    return rw.replace(m.root, rw.build.build(m.root.name, m.x, c).result)
+    return rw.replace(m.root, rw.build(m.root.name, m.x, c).result)

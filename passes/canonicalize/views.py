@@ -183,7 +183,7 @@ def drop_expand(m: Match, rw: Rewriter) -> bool:
         rw.also(producer)
         operands = list(op.operands)
         operands[i] = source
-        return rw.replace(op, rw.build.build(op.name, *operands, **op.attrs).result)
+        return rw.replace(op, rw.build(op.name, *operands, **op.attrs).result)
     return False
 
 
@@ -233,5 +233,5 @@ def reduce_keeps_dims(m: Match, rw: Rewriter) -> bool:
         return False
     attrs = {**producer.attrs, "keepdims": True}
     rw.also(producer)
-    made = rw.build.build(producer.name, source, producer.operand("axes"), **attrs)
+    made = rw.build(producer.name, source, producer.operand("axes"), **attrs)
     return rw.replace(m.root, made.result)
