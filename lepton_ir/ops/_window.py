@@ -61,8 +61,8 @@ class Window(NamedTuple):
 class Spec(NamedTuple):
     """The window attributes of an operation, completed for ``rank`` spatial axes.
 
-    With ``pooling``, padding of ``SAME_*`` is not told apart where runtimes and the specification
-    disagree: dilated windows, and windows smaller than their stride.
+    With ``pooling``, ``SAME_*`` with dilated windows has no result: runtimes pad for the window
+    without its dilation, which the specification does not.
     """
 
     strides: tuple[int, ...]
@@ -129,7 +129,8 @@ def windows(sizes: Sequence[int], kernel: Sequence[int], spec: Spec) -> list[Win
             begin = end = 0
         elif spec.auto_pad != "NOTSET":
             total = (-(-size // stride) - 1) * stride + extent - size
-            if spec.pooling and (total < 0 or _dilated(taps, dilation)):
+            # One element too many is left out at the end by all; more, runtimes cut in front too.
+            if total < -1 or (spec.pooling and _dilated(taps, dilation)):
                 raise ValueError(f"there is no agreed padding of auto_pad {spec.auto_pad}")
             total = max(total, 0)
             half = total // 2

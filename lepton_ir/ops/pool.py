@@ -87,8 +87,9 @@ def average_pool(
         low, high = (-a.begin, a.size + a.end) if count_include_pad else (0, a.size)
         count = ((at >= low) & (at < high)).sum(axis=1)
         divisor = divisor * count.reshape((-1,) + (1,) * (len(axes) - 1 - i))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return narrow(total / divisor.astype(total.dtype), x.dtype)
+    if divisor.size and divisor.min() == 0:
+        raise ValueError("a window lies in the padding, where there is no mean")
+    return narrow(total / divisor.astype(total.dtype), x.dtype)
 
 
 @op("lp_pool(x)", infer=_infer_pool)
