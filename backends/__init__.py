@@ -3,9 +3,10 @@
 if __name__ != "lepton_ir.backends":
     raise ImportError(f"import this package as lepton_ir.backends, not {__name__}")
 
-# Backend name -> "module:attribute" of its target.
+# Backend name -> "module:attribute" of its target; "runner-NAME" -> a runner for the check.
 # Strings, so that listing them imports nothing.
 TABLE: dict[str, str] = {
     "onnx": "lepton_ir.backends.onnx.target:ONNX",
     "ort": "lepton_ir.backends.onnx.target:ORT",
+    "runner-onnxruntime": "lepton_ir.backends.onnx.runner:OrtRunner",
 }

@@ -10,11 +10,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lepton_ir import api, check
+from lepton_ir import api, check, plugins
 from lepton_ir.context import PassContext
 from lepton_ir.diagnostics import LeptonError, Remark, UnsupportedError
 from lepton_ir.instruments import CheckEach, PrintAfterChange, VerifyEach
 from lepton_ir.pipeline import Instrument, PassManager, PassRecord, Pipeline, Step, count_ops
+from lepton_ir.target import Target
+from lepton_ir.tensors import ExternalTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -173,7 +175,13 @@ class _Run:
 
     def load(self) -> Module:
         """Load the source; a bisection does so again."""
-        return api.load(self.options.model, keep_overridable=self.options.keep_overridable)
+        options = self.options
+        extra = {} if options.model.endswith(".lir") else {"keep_overridable": True}
+        module = api.load(options.model, **(extra if options.keep_overridable else {}))
+        if options.opset is not None:
+            # The IR has one meaning for all versions: this only says what is written.
+            module.opsets[""] = options.opset
+        return module
 
     def open_source(self, stack: contextlib.ExitStack) -> None:
         """Let the child run the source while this process works on it."""
@@ -250,11 +258,12 @@ class _Run:
             module = self.load()
             outcome = Outcome(options.model)
             outcome.nodes = (count_ops(module), 0)
+            outcome.size = (files_size(options.model, module), 0)
             outcome.excluded = sorted(self.excluded - options.exclude_rewrites)
             if self.checker is not None:
                 self.facts = {"ties": check.has_ties(module), "random": check.has_random(module)}
             ctx = self.context()
-            ctx.target = api.target_for(options.target, module, options.opset)
+            ctx.target = find_target(options.target)
             manager = PassManager(ctx, self.instruments())
             manager.run_steps(self.exact, module)
             if self.rest:
@@ -307,7 +316,7 @@ class _Run:
                     for leftover in os.listdir(folder):
                         os.unlink(os.path.join(folder, leftover))
                     api.save(module, os.path.join(folder, name))
-                outcome.size = (files_size(options.model), _move(folder, self.path))
+                outcome.size = (outcome.size[0], _move(folder, self.path))
                 outcome.output = self.path
         return True
 
@@ -337,7 +346,7 @@ class _Run:
     def _partial(self, rewrites: int) -> Module:
         module = self.load()
         ctx = self.context(stop_after=rewrites)
-        ctx.target = api.target_for(self.options.target, module, self.options.opset)
+        ctx.target = find_target(self.options.target)
         PassManager(ctx).run_steps(self.exact, module)
         return module
 
@@ -401,11 +410,34 @@ def _move(folder: str, path: str) -> int:
     return total
 
 
-def files_size(model: str) -> int:
-    """Return the bytes of a model file and the external data it names."""
-    with contextlib.suppress(OSError, LeptonError):
-        return api.files_size(model)
+def files_size(model: str, module: Module) -> int:
+    """Return the bytes of a model file and of the external data it uses."""
+    data = {
+        op.attrs["value"].path
+        for op in module.walk()
+        if op.name == "const" and isinstance(op.attrs.get("value"), ExternalTensor)
+    }
+    with contextlib.suppress(OSError):
+        return sum(os.path.getsize(p) for p in (model, *sorted(data)))
     return 0
+
+
+def find_target(name: str) -> Target:
+    """Return the target called ``name``.
+
+    Raises:
+        LeptonError: there is none; lists those that are.
+    """
+    known = [n for n in plugins.names("backends") if not n.startswith("runner-")]
+    found = plugins.load("backends", name) if name in known else None
+    if not isinstance(found, Target):
+        raise LeptonError(
+            f"no target is called {name!r}",
+            code="target",
+            where="--target",
+            hint=f"there are {', '.join(known)}",
+        )
+    return found
 
 
 def describe_verdict(verdict: dict[str, Any]) -> str:
