@@ -141,7 +141,7 @@ def _save_text(module: Module, path: str) -> None:
     from lepton_ir.text.print import print_module
 
     place = Path(path)
-    text = print_module(module, blobs=place.with_suffix(".npz"))
+    text = print_module(module, blobs=str(place.with_suffix(".npz")))
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")

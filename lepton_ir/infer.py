@@ -260,11 +260,20 @@ def _checked(dim: Dim | None, op: Op) -> Dim | None:
 
 
 def infer_block(block: Block) -> bool:
-    """Infer every operation of a block in order; return whether anything changed."""
+    """Infer every operation of a block in order; return whether anything changed.
+
+    An operation inside a region may never run (the branch not taken, a loop of no iterations), so
+    a broken constraint there is no error: its results stay unknown.
+    """
+    nested = block.parent_op is not None
     changed = False
     op = block.first
     while op is not None:
-        changed |= infer_op(op)
+        try:
+            changed |= infer_op(op)
+        except VerifyError:
+            if not nested:
+                raise
         op = op.next
     return changed
 

@@ -7,8 +7,15 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
-from onnx import ValueInfoProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TypeProto,
+    ValueInfoProto,
+)
 
 from lepton_ir import dtypes
 from lepton_ir.backends.onnx.names import NameScope, name_block
@@ -18,7 +25,6 @@ from lepton_ir.foreign import Foreign
 from lepton_ir.frontends.onnx.table import Plan, Unwritable, as_node, export_plans
 from lepton_ir.frontends.onnx.table_schema import MAX_OPSET, MIN_OPSET, facts
 from lepton_ir.frontends.onnx.table_values import (
-    NUMBER_OF,
     encode_attribute,
     encode_typed,
     fill_tensor,
@@ -26,6 +32,7 @@ from lepton_ir.frontends.onnx.table_values import (
 )
 from lepton_ir.infer import describe
 from lepton_ir.ir import AttrRef, Block, Function, Module, Op, Value
+from lepton_ir.pauses import collector_paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,17 +80,25 @@ def opsets_of(module: Module, function: Function | None, opset: int | None) -> d
     return opsets
 
 
+OpsetKey = tuple[tuple[str, int], ...]
+
+
+def opset_key(opsets: dict[str, int]) -> OpsetKey:
+    """Return opsets as `node_plan` takes them."""
+    return tuple(sorted(opsets.items()))
+
+
 def node_plan(
-    op: Op, opsets: dict[str, int]
+    op: Op, opsets: OpsetKey
 ) -> tuple[Plan, dict[str, tuple[Any, int]], list[Value | None]]:
     """Return how an operation of the table is written: the plan, its attributes and inputs.
 
     Raises:
         Unwritable: as one node of these opsets it cannot.
     """
-    plans = export_plans(op.name, tuple(sorted(opsets.items())))
+    plans = export_plans(op.name, opsets)
     if not plans:
-        raise Unwritable(f"{op.name} does not exist in opset {opsets['']}")
+        raise Unwritable(f"{op.name} does not exist in opset {dict(opsets)['']}")
     reason: Unwritable | None = None
     for plan in plans:
         try:
@@ -122,6 +137,7 @@ class Emitter:
         self._converting = opset is not None and opset != module.opsets.get("")
         self._domains: set[str] = set()
         self._opsets: dict[str, int] = {}
+        self._key: OpsetKey = ()
         self._names: dict[Value, str] = {}
         self._node_names: set[str] = set()
         self._types = TypeWriter({})
@@ -136,6 +152,10 @@ class Emitter:
         Raises:
             UnsupportedError: an operation cannot be written in the opset; names it and says why.
         """
+        with collector_paused():
+            return self._model()
+
+    def _model(self) -> ModelProto:
         module, meta = self.module, self.module.meta
         proto = ModelProto()
         for field in ("producer_name", "producer_version", "domain", "doc_string"):
@@ -171,6 +191,7 @@ class Emitter:
 
     def _begin(self, function: Function) -> None:
         self._opsets = opsets_of(self.module, function, self.opset)
+        self._key = opset_key(self._opsets)
         self._names = {}
         self._node_names = {op.node_name for op in function.walk() if op.node_name}
         self._types = TypeWriter(function.meta.get("unnamed", {}))
@@ -183,8 +204,8 @@ class Emitter:
         graph.name = main.meta.get("name") or self.module.name or "main"
         _write_value_meta(main.meta, graph)
         scope = NameScope()
-        outputs = main.outputs
-        names = main.output_names or [v.name or f"output_{i}" for i, v in enumerate(outputs) if v]
+        outputs = _results(main)
+        names = main.output_names or [v.name or f"output_{i}" for i, v in enumerate(outputs)]
         copies = self._name_outputs(main, outputs, names, scope)
         name_block(main.block, scope, self._names)
         for value in main.inputs:
@@ -197,7 +218,6 @@ class Emitter:
             self._identity(source, name, graph.node.add())
         declared = main.meta.get("outputs", ())
         for i, (value, name) in enumerate(zip(outputs, names, strict=True)):
-            assert value is not None
             info = graph.output.add()
             self._output(value, name, declared[i] if i < len(declared) else None, info)
         self._initializers(main.block, graph)
@@ -206,7 +226,7 @@ class Emitter:
         self._annotations(main, graph)
 
     def _name_outputs(
-        self, main: Function, outputs: list[Value | None], wanted: list[str], scope: NameScope
+        self, main: Function, outputs: list[Value], wanted: list[str], scope: NameScope
     ) -> list[tuple[Value, str]]:
         """Give outputs their names; return those that need a copy to have them."""
         for name in dict.fromkeys(wanted):
@@ -219,14 +239,12 @@ class Emitter:
                     scope.take(value.name)
         taken = set(self._names.values())
         for value, name in zip(outputs, wanted, strict=True):
-            if value is not None and value.name == name and value not in self._names:
+            if value.name == name and value not in self._names:
                 self._names[value] = name
                 taken.add(name)
         copies: list[tuple[Value, str]] = []
         copied: set[str] = set()
         for value, name in zip(outputs, wanted, strict=True):
-            if value is None:
-                raise UnsupportedError(f'output "{shorten(name)}" has no value')
             named = self._names.get(value)
             if named == name or name in copied:
                 continue
@@ -299,9 +317,9 @@ class Emitter:
         yield self._nodes(block, graph, scope)
         terminator = block.terminator
         written: set[str] = set()
-        for value in terminator.operands if terminator is not None else ():
-            assert value is not None
-            name = self._names[value]
+        for result in terminator.operands if terminator is not None else ():
+            assert result is not None
+            value, name = result, self._names[result]
             info = graph.output.add()
             self._value_info(value, info)
             outside = not _is_inside(value, block)
@@ -350,7 +368,7 @@ class Emitter:
             elif op.definition is None:
                 self._opaque(op, node)
             else:
-                plan, attrs, inputs = node_plan(op, self._opsets)
+                plan, attrs, inputs = node_plan(op, self._key)
                 node.op_type = plan.row.op_type
                 if plan.row.domain:
                     node.domain = plan.row.domain
@@ -500,7 +518,7 @@ class Emitter:
             else:
                 encode_attribute(key, default, proto.attribute_proto.add())
         scope = NameScope()
-        outputs = function.outputs
+        outputs = _results(function)
         copies = self._name_outputs(function, outputs, function.output_names, scope)
         name_block(function.block, scope, self._names)
         proto.input.extend(self._names[v] for v in function.inputs)
@@ -521,6 +539,13 @@ class Emitter:
             opsets[used] = self._opsets.get(used, 1)
         _write_opsets(opsets, proto.opset_import)
         self._domains |= before
+
+
+def _results(function: Function) -> list[Value]:
+    outputs = function.outputs
+    if any(v is None for v in outputs):
+        raise UnsupportedError(f"a result of {function} is absent", code="onnx-export")
+    return [v for v in outputs if v is not None]
 
 
 def callee_key(function: Function) -> tuple[str, str, str]:
@@ -554,6 +579,3 @@ def _write_value_meta(meta: dict[str, Any], target: Any) -> None:
     if meta.get("doc"):
         target.doc_string = meta["doc"]
     _write_metadata(meta.get("metadata", {}), target.metadata_props)
-
-
-__all__ = ["NUMBER_OF", "Emitter", "callee_key", "node_plan", "opsets_of"]

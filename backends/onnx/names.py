@@ -1,4 +1,4 @@
-"""Names of values in the file that is written: unique where ONNX asks for it, kept where possible."""
+"""Names of values in the file that is written: unique where ONNX asks for it, else kept."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir import dtypes
-from lepton_ir.backends.onnx.emit import node_plan, opsets_of
+from lepton_ir.backends.onnx.emit import node_plan, opset_key, opsets_of
 from lepton_ir.frontends.onnx.table import Plan, Unwritable, export_plans, same_value
 from lepton_ir.frontends.onnx.table_values import TYPE_NAMES
 from lepton_ir.types import TensorType
@@ -48,19 +48,17 @@ class OnnxTarget:
             return "the operation is in no module"
         opsets = opsets_of(function.module, function, None)
         try:
-            plan, _, inputs = node_plan(op, opsets)
+            plan, _, inputs = node_plan(op, opset_key(opsets))
         except Unwritable as error:
             return str(error)
         if plan.row.domain and not self.contrib and plan.row.domain not in opsets:
-            return (
-                f"{op.name} exists in domain {plan.row.domain} only, which the model does not use"
-            )
+            return f"{op.name} exists only in domain {plan.row.domain}, which the model has not"
         return True if op.loc.is_source else _types_fit(plan, inputs)
 
     def has(self, name: str, module: Module, attrs: dict[str, Any]) -> bool:
-        """Return whether ``name`` with these attributes exists in what is written for ``module``."""
+        """Return whether ``name`` with these attributes exists in ``module``'s opsets."""
         opsets = opsets_of(module, None, None)
-        for plan in export_plans(name, tuple(sorted(opsets.items()))):
+        for plan in export_plans(name, opset_key(opsets)):
             if plan.row.domain and not self.contrib and plan.row.domain not in opsets:
                 continue
             if all(_can_say(plan, key, value) for key, value in attrs.items()):

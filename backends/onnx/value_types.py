@@ -55,7 +55,7 @@ def merge(proven: Type, declared: Type | None) -> Type:
         shape = map(_merge_dim, proven.shape, declared.shape)
         return TensorType(proven.dtype or declared.dtype, shape)
     if isinstance(proven, _Wrapped) and proven.__class__ is declared.__class__:
-        inner = merge(proven.elem, declared.elem)  # type: ignore[attr-defined]
+        inner = merge(proven.elem, declared.elem)
         return proven.__class__(inner)
     return proven
 

@@ -88,7 +88,7 @@ class _Replacement:
         self.file: IO[bytes]
 
     def __enter__(self) -> _Replacement:
-        self.file = open(self._temporary, "wb")  # noqa: SIM115 (closed by __exit__ and commit)
+        self.file = open(self._temporary, "wb")
         return self
 
     def commit(self) -> None:

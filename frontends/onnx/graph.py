@@ -9,11 +9,12 @@ import numpy as np
 from onnx import AttributeProto
 
 from lepton_ir import dtypes
-from lepton_ir.builder import create
+from lepton_ir.builder import Builder, create
 from lepton_ir.diagnostics import InvalidModelError, LeptonError, Location, Remark, shorten
 from lepton_ir.foreign import Foreign
 from lepton_ir.frontends.onnx.order import sorted_nodes
 from lepton_ir.frontends.onnx.table import Incoming, KeepOpaque, Plan, plan
+from lepton_ir.frontends.onnx.table_rows import BEFORE_7
 from lepton_ir.frontends.onnx.table_values import (
     FOREIGN_ATTRIBUTE,
     KIND_NAMES,
@@ -92,6 +93,7 @@ class GraphReader:
         tensors: reads constants.
         is_sorted: whether the nodes may be read in file order.
         remarks: receives what the user should know.
+        converted: whether the version converter raised the model to the first opset of the table.
     """
 
     def __init__(
@@ -102,8 +104,10 @@ class GraphReader:
         tensors: TensorReader,
         is_sorted: bool,
         remarks: list[Remark],
+        converted: bool = False,
     ) -> None:
         self.function = function
+        self.converted = converted
         self.opsets = opsets
         self.callees = callees
         self.tensors = tensors
@@ -188,9 +192,8 @@ class GraphReader:
 
     def declare(self, value: Value, info: ValueInfoProto) -> None:
         """Record what the file says about a value."""
-        value.declared = type_of(info.type, f'"{shorten(info.name)}"') or None
-        if value.declared is UNKNOWN:
-            value.declared = None
+        declared = type_of(info.type, f'"{shorten(info.name)}"')
+        value.declared = None if declared is UNKNOWN else declared
         if info.doc_string or info.metadata_props:
             value.meta = value_meta(info)
 
@@ -288,7 +291,7 @@ class GraphReader:
         graphs: list[tuple[GraphProto, Region]] | None = None
         if how.__class__ is Plan:
             try:
-                op, graphs = self._known(how, node, inputs, outputs, block)  # type: ignore[arg-type]
+                op, graphs = self._known(how, node, inputs, outputs, block)
             except KeepOpaque:
                 op, graphs = self._opaque(node, inputs, outputs)
         elif how is _CONSTANT:
@@ -346,11 +349,13 @@ class GraphReader:
             for name, default in how.fill.items():
                 attrs.setdefault(name, default)
             if how.changes:
-                arguments = Incoming(attrs, inputs, outputs, how.version, self._make_const(block))
+                arguments = self._incoming(how, attrs, inputs, outputs, block)
                 if any(isinstance(v, AttrRef) for v in attrs.values()):
                     raise KeepOpaque("attributes are parameters")
                 for change in how.changes:
                     change.forward(arguments)
+        if self.converted and node.op_type in BEFORE_7:
+            BEFORE_7[node.op_type](self._incoming(how, attrs, inputs, outputs, block))
         op = create(definition.name, inputs, attrs, max(outputs, definition.min_results))
         if not definition.regions:
             return op, None
@@ -360,6 +365,20 @@ class GraphReader:
                 raise InvalidModelError(f"{node.op_type} needs attribute {label}, a graph")
             graphs.append((found[label], region))
         return op, graphs
+
+    def _incoming(
+        self,
+        how: Plan,
+        attrs: dict[str, Any],
+        inputs: list[Value | None],
+        outputs: int,
+        block: Block,
+    ) -> Incoming:
+        def insert(name: str, *operands: Any) -> Value:
+            result: Value = Builder(block).build(name, *operands).result
+            return result
+
+        return Incoming(attrs, inputs, outputs, how.version, self._make_const(block), insert)
 
     def _attributes(
         self, how: Plan, node: NodeProto, graphs: dict[str, GraphProto]
@@ -411,6 +430,7 @@ class GraphReader:
         """Return the function that puts an attribute's value before the node as a constant."""
 
         def make(data: Any, kind: str, like: Value | None) -> Value:
+            array: np.ndarray[Any, Any]
             if kind in ("ints", "int1"):
                 array = np.asarray(data, np.int64).reshape(-1)
             elif kind == "int":

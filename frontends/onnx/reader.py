@@ -23,6 +23,7 @@ from lepton_ir.frontends.onnx.table_values import (
     type_of,
 )
 from lepton_ir.ir import Function, Module
+from lepton_ir.pauses import collector_paused
 from lepton_ir.types import UNKNOWN, TensorType, Type
 
 if TYPE_CHECKING:
@@ -59,13 +60,9 @@ def load(source: str | os.PathLike[str] | bytes, *, keep_overridable: bool = Fal
     try:
         proto = _at_least_min_opset(proto, remarks)
         reader = _ModelReader(proto, TensorReader(folder), keep_overridable, remarks)
-        try:
-            module = reader.read()
-        except Undefined:
-            del remarks[:]
-            reader.is_sorted = False
-            module = reader.read()
-            remarks.append(Remark("note", "onnx", "", "the nodes were not in order; they are now"))
+        reader.converted = bool(remarks)
+        with collector_paused():
+            module = reader.read_any_order()
     except Undefined as error:
         raise InvalidModelError(
             f'{error.node} reads "{shorten(error.name)}", which nothing defines',
@@ -76,7 +73,7 @@ def load(source: str | os.PathLike[str] | bytes, *, keep_overridable: bool = Fal
         error.where = f"{where}: {error.where}" if error.where else where
         raise
     if folder is not None:
-        module.meta["source_path"] = os.path.abspath(os.fspath(source))  # type: ignore[arg-type]
+        module.meta["source_path"] = os.path.abspath(os.fspath(source))
     return module
 
 
@@ -146,6 +143,7 @@ class _ModelReader:
         self.keep_overridable = keep_overridable
         self.remarks = remarks
         self.is_sorted = True
+        self.converted = False
 
     def read(self) -> Module:
         """Build the module; `Undefined` when a name is read before it is defined."""
@@ -156,11 +154,27 @@ class _ModelReader:
         module.meta = self._model_meta()
         callees = self._callees()
         main = module.add_function("main")
-        functions = [(module.add_function(n), f) for n, f in zip(callees.values(), proto.functions)]
+        functions = [
+            (module.add_function(n), f)
+            for n, f in zip(callees.values(), proto.functions, strict=True)
+        ]
         self._main(main, proto.graph, module, callees)
         for function, body in functions:
             self._function(function, body, module, callees)
         _refuse_recursion(module)
+        return module
+
+    def read_any_order(self) -> Module:
+        """Build the module, sorting the nodes if they are not in order."""
+        before = list(self.remarks)
+        try:
+            return self.read()
+        except Undefined:
+            self.remarks[:] = before
+            self.is_sorted = False
+        module = self.read()
+        text = "the nodes were not in order; they are now"
+        self.remarks.append(Remark("note", "onnx", "", text))
         return module
 
     def _model_meta(self) -> dict[str, Any]:
@@ -196,7 +210,13 @@ class _ModelReader:
         self, main: Function, graph: GraphProto, module: Module, callees: dict[Any, str]
     ) -> None:
         reader = GraphReader(
-            main, module.opsets, callees, self.tensors, self.is_sorted, self.remarks
+            main,
+            module.opsets,
+            callees,
+            self.tensors,
+            self.is_sorted,
+            self.remarks,
+            self.converted,
         )
         if graph.name:
             main.meta["name"] = graph.name

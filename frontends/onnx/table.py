@@ -1,4 +1,4 @@
-"""The table between ONNX operators and IR operations, read forwards (import) and backwards (export).
+"""The table of ONNX operators and IR operations, read forwards (import) and backwards (export).
 
 A row names the operator and the operation, and lists only what differs between opsets. The rest
 comes from the ONNX schema in force and from the operation's definition: attributes with the same
@@ -54,9 +54,10 @@ class Incoming:
         version: opset of the node.
         const: ``const(data, kind, like)`` puts a constant before the node; kinds as in `Moved`,
             ``like`` is the operand whose element type it takes.
+        insert: ``insert(name, *operands)`` puts an operation before the node.
     """
 
-    __slots__ = ("attrs", "const", "inputs", "outputs", "version")
+    __slots__ = ("attrs", "const", "inputs", "insert", "outputs", "version")
 
     def __init__(
         self,
@@ -65,12 +66,14 @@ class Incoming:
         outputs: int,
         version: int,
         const: Callable[[Any, str, Value | None], Value],
+        insert: Callable[..., Value],
     ) -> None:
         self.attrs = attrs
         self.inputs = inputs
         self.outputs = outputs
         self.version = version
         self.const = const
+        self.insert = insert
 
     def set_input(self, index: int, value: Value) -> None:
         """Put an operand at a position, filling up with absent ones."""
@@ -157,7 +160,7 @@ class Moved(Change):
         kind: ``ints`` and ``floats`` are vectors, ``int1`` a vector of one, ``int`` a scalar, and
             ``like`` a scalar of the element type of the first operand.
         absent: what a missing attribute meant, ``None`` when the operand is then missing too.
-        meant: what a missing operand means, for opsets where a missing attribute means something else.
+        meant: what a missing operand means, where a missing attribute means something else.
     """
 
     attr: str
@@ -200,7 +203,7 @@ class Moved(Change):
 
 @dataclass(frozen=True)
 class Implied(Change):
-    """An attribute that older opsets did not have, where they meant another value than today's default."""
+    """An attribute that older opsets did not have, and meant another value than today's default."""
 
     attr: str
     value: Any
@@ -248,12 +251,13 @@ class Respelled(Change):
 
     def forward(self, node: Incoming) -> None:
         value = node.attrs.get(self.attr)
-        node.attrs[self.attr] = dict(self.pairs).get(value, value)
+        known: dict[Any, str] = dict(self.pairs)
+        node.attrs[self.attr] = known.get(value, value)
 
     def backward(self, node: Outgoing) -> None:
         value = node.attrs.get(self.attr)
-        back = {new: old for old, new in self.pairs}
-        node.attrs[self.attr] = back.get(value, value)  # type: ignore[arg-type]
+        back: dict[Any, str] = {new: old for old, new in self.pairs}
+        node.attrs[self.attr] = back.get(value, value)
 
 
 @dataclass(frozen=True)
@@ -497,11 +501,11 @@ def as_node(p: Plan, op: Op) -> tuple[dict[str, tuple[Any, int]], list[Value | N
 
 def _node_attrs(p: Plan, attrs: Mapping[str, Any]) -> dict[str, tuple[Any, int]]:
     out: dict[str, tuple[Any, int]] = {}
-    writable = p.writable
+    writable, specs = p.writable, p.definition.attrs
     for name, value in attrs.items():
         entry = writable.get(name)
         if entry is None:
-            spec = p.definition.attrs.get(name)
+            spec = specs.get(name)
             if spec is None or not same_value(value, spec.default):
                 raise Unwritable(
                     f"attribute {name}={_text(value)} does not exist in {_operator(p)}"
@@ -512,7 +516,8 @@ def _node_attrs(p: Plan, attrs: Mapping[str, Any]) -> dict[str, tuple[Any, int]]
             if required or (default is not NO_DEFAULT and default is not None):
                 raise Unwritable(f"attribute {name} is required in {_operator(p)}")
             continue
-        if not required and default is not NO_DEFAULT and same_value(value, default):
+        meant = specs[name].default if default is NO_DEFAULT and name in specs else default
+        if not required and same_value(value, meant):
             continue
         out[name] = (value, kind)
     return out

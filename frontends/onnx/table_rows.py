@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx.defs
 
+from lepton_ir.diagnostics import InvalidModelError
 from lepton_ir.frontends.onnx.table import (
     Change,
     Custom,
@@ -24,11 +25,12 @@ from lepton_ir.frontends.onnx.table import (
 from lepton_ir.infer import const_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _IRREGULAR = {
     "Col2Im": "col2im",
     "IsNaN": "is_nan",
+    "MatMulNBits": "matmul_nbits",
     "PRelu": "prelu",
     "SwiGLU": "swiglu",
 }
@@ -198,7 +200,22 @@ def _reduce_out(node: Outgoing) -> None:
             raise Unwritable("noop_with_empty_axes is not known before axes were an input")
 
 
-# -- the rows ----------------------------------------------------------------------------------------
+def _prelu_channels(node: Incoming) -> None:
+    """Before opset 7 a slope of one dim is per channel, not broadcast from the right."""
+    x, slope = (*node.inputs, None, None)[:2]
+    if x is None or slope is None or slope.rank != 1 or slope.shape == (1,):
+        return
+    if x.rank is None:
+        raise InvalidModelError("the slope is per channel and the rank of the input is not known")
+    if x.rank > 2:
+        node.set_input(1, node.insert("unsqueeze", slope, list(range(1, x.rank - 1))))
+
+
+BEFORE_7: dict[str, Callable[[Incoming], None]] = {"PRelu": _prelu_channels}
+"""What onnx.version_converter leaves as it was in nodes from opsets before 7."""
+
+
+# -- the rows --------------------------------------------------------------------------------------
 
 _RESIZE: tuple[Change, ...] = (
     Custom(
@@ -328,25 +345,27 @@ def all_rows() -> Iterator[Row]:
             yield Row(MICROSOFT, op_type, name)
 
 
-MICROSOFT_OPERATORS: tuple[str, ...] = tuple(
-    """
+_MICROSOFT_NAMES = """
     Attention BiasAdd BiasDropout BiasGelu BiasSoftmax BiasSplitGelu BifurcationDetector CDist
-    ComplexMul ComplexMulConj ConvTransposeWithDynamicPads CropAndResize DecoderMaskedMultiHeadAttention
-    DecoderMaskedSelfAttention DequantizeBFP DequantizeLinear DequantizeWithOrder DynamicQuantizeLSTM
-    DynamicQuantizeMatMul DynamicTimeWarping EPContext EmbedLayerNormalization ExpandDims FastGelu
-    FusedConv FusedGemm FusedMatMul FusedMatMulActivation GatedRelativePositionBias GatherBlockQuantized
-    GatherND GemmFastGelu GemmFloat8 GemmaRotaryEmbedding GridSample GroupNorm GroupQueryAttention
-    Inverse Irfft LongformerAttention MatMulBnb4 MatMulFpQ4 MatMulInteger16 MatMulIntegerToFloat
-    MatMulNBits MaxpoolWithMask MoE MulInteger MultiHeadAttention MurmurHash3 NGramRepeatBlock
-    NhwcConv NhwcFusedConv NhwcMaxPool PackedAttention PackedMultiHeadAttention Pad QAttention QGemm
-    QLinearAdd QLinearAveragePool QLinearConcat QLinearConv QLinearGlobalAveragePool QLinearLeakyRelu
-    QLinearMul QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere QMoE
-    QOrderedAttention QOrderedGelu QOrderedLayerNormalization QOrderedLongformerAttention
+    ComplexMul ComplexMulConj ConvTransposeWithDynamicPads CropAndResize
+    DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention DequantizeBFP DequantizeLinear
+    DequantizeWithOrder DynamicQuantizeLSTM DynamicQuantizeMatMul DynamicTimeWarping EPContext
+    EmbedLayerNormalization ExpandDims FastGelu FusedConv FusedGemm FusedMatMul
+    FusedMatMulActivation GatedRelativePositionBias GatherBlockQuantized GatherND GemmFastGelu
+    GemmFloat8 GemmaRotaryEmbedding GridSample GroupNorm GroupQueryAttention Inverse Irfft
+    LongformerAttention MatMulBnb4 MatMulFpQ4 MatMulInteger16 MatMulIntegerToFloat MatMulNBits
+    MaxpoolWithMask MoE MulInteger MultiHeadAttention MurmurHash3 NGramRepeatBlock NhwcConv
+    NhwcFusedConv NhwcMaxPool PackedAttention PackedMultiHeadAttention Pad QAttention QGemm
+    QLinearAdd QLinearAveragePool QLinearConcat QLinearConv QLinearGlobalAveragePool
+    QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere
+    QMoE QOrderedAttention QOrderedGelu QOrderedLayerNormalization QOrderedLongformerAttention
     QOrderedMatMul QuantizeBFP QuantizeLinear QuantizeWithOrder QuickGelu Range ReduceSumInteger
     RelativePositionBias RemovePadding RestorePadding Rfft RotaryEmbedding SampleOp Sampling
-    SimplifiedLayerNormalization SkipGroupNorm SkipLayerNormalization SkipSimplifiedLayerNormalization
-    SparseAttention SparseToDenseMatMul Tokenizer TorchEmbedding TransposeMatMul Trilu UnfoldTensor
-    Unique WhisperBeamSearch WordConvEmbedding
-    """.split()
-)
-"""Operators of onnxruntime by name; those that the operation table defines as ``ms_*`` have rows."""
+    SimplifiedLayerNormalization SkipGroupNorm SkipLayerNormalization
+    SkipSimplifiedLayerNormalization SparseAttention SparseToDenseMatMul Tokenizer
+    TorchEmbedding TransposeMatMul Trilu UnfoldTensor Unique WhisperBeamSearch WordConvEmbedding
+   
+"""
+
+MICROSOFT_OPERATORS: tuple[str, ...] = tuple(_MICROSOFT_NAMES.split())
+"""Operators of onnxruntime; those that the operation table defines as ``ms_*`` have rows."""

@@ -20,6 +20,8 @@ MAX_OPSET = 28
 
 ONNX_DOMAIN = ""
 
+_KIND_OF: dict[str, int] = dict(onnx.AttributeProto.AttributeType.items())
+
 NO_DEFAULT = object()
 """Marks an attribute without a default value."""
 
@@ -95,7 +97,7 @@ def facts_of(schema: onnx.defs.OpSchema) -> Facts:
         tuple(i.name for i in schema.inputs),
         tuple(o.name for o in schema.outputs),
         {
-            name: AttrFacts(int(a.type.value), a.required, _default(a.default_value))
+            name: AttrFacts(_KIND_OF[str(a.type).rpartition(".")[2]], a.required, _default(a.default_value))
             for name, a in schema.attributes.items()
         },
         tuple(frozenset(i.types) for i in schema.inputs),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import onnx
 from onnx import AttributeProto, TensorProto, TypeProto
 
 from lepton_ir import dims, dtypes
