@@ -211,7 +211,8 @@ def _say(error: BaseException, as_json: bool) -> None:
         import json
 
         print(json.dumps({"error": data}))
-    sys.stderr.write(text + "\n")
+    if sys.stderr is not None:
+        sys.stderr.write(text + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -126,7 +126,7 @@ class Progress:
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.shown = False
-        self.enabled = sys.stderr.isatty()
+        self.enabled = sys.stderr is not None and sys.stderr.isatty()
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Show that ``done`` of about ``total`` steps of ``what`` are done."""

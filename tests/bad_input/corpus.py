@@ -23,7 +23,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: its own folder is on the path, not `tests`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bad_input import bombs, contents, external, files, odd, structure, text
+from bad_input import bombs, contents, external, files, odd, runner, structure, text
 from bad_input.case import Case
 from bad_input.judge import compare
 from bad_input.runner import Outcome, forked, run_case, spawned, warm_up
@@ -154,10 +154,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fork", action="store_true", help="fork a warm process for each case")
     parser.add_argument("--show", action="store_true", help="print the messages of good cases too")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--passes", default="O2", help="the pipeline to run")
+    parser.add_argument("--check", default="off", help="how lepton-opt checks its results")
     parser.add_argument("--class", dest="groups", action="append", default=[], metavar="CLASS")
     parser.add_argument("--name", default="", help="only cases whose name contains this")
     parser.add_argument("--heavy", action="store_true", help="also chains of 100,000 nodes")
     options = parser.parse_args(argv)
+    runner.PASSES, runner.CHECK = options.passes, options.check
     cases = select(options.groups, options.name, options.heavy)
     if options.list:
         for case in cases:

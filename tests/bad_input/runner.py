@@ -26,6 +26,7 @@ MAX_LINES = 40
 MAX_LINE = 400
 SLACK_BYTES = 16 << 20
 HASHED_BYTES = 64 << 20
+PASSES, CHECK = "O2", "off"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -164,7 +165,7 @@ def warm_up(folder: Path) -> Run:
     (folder / "cwd").mkdir(parents=True, exist_ok=True)
     source, target = folder / "warm.onnx", folder / "warm.opt.onnx"
     source.write_bytes(small_net().SerializeToString())
-    argv = [str(source), "-o", str(target), "--passes=O2", "--check=off"]
+    argv = [str(source), "-o", str(target), f"--passes={PASSES}", f"--check={CHECK}"]
     run = forked(argv, folder, 60.0)
     if run.code != 0:
         raise RuntimeError(f"the tool fails on a sound model: {run.code} {run.stderr[-2000:]}")
@@ -256,7 +257,7 @@ def _prepare(case: Case, base: Path) -> tuple[list[str], Path, Path]:
     if "-o" not in extra:
         extra += ["-o", str(out / "result.onnx")]
     target = Path(extra[extra.index("-o") + 1])
-    return [argument, *extra, "--passes=O2", "--check=off"], Path(argument), target
+    return [argument, *extra, f"--passes={PASSES}", f"--check={CHECK}"], Path(argument), target
 
 
 def run_case(case: Case, base: Path, launch: Launch) -> Outcome:
