@@ -63,26 +63,30 @@ class Fold(Pass, name="fold"):
     total: int = context.FOLD_TOTAL_BYTES
 
     def run(self, module: Module, ctx: PassContext) -> None:
-        """Visit every operation once, in order."""
+        """Visit every operation once, in order; infer again what reads a new constant."""
         for function in module.functions.values():
-            self._block(function.block, ctx)
+            self._block(function.block, ctx, set())
 
-    def _block(self, block: Block, ctx: PassContext) -> None:
+    def _block(self, block: Block, ctx: PassContext, stale: set[Op]) -> None:
         for op in block.ops:
             if op.regions:
                 for region in op.regions:
-                    self._block(region.block, ctx)
+                    self._block(region.block, ctx, stale)
+            if op in stale:
+                stale.discard(op)
+                if infer_op(op):
+                    _mark(op.results, stale)
+            if op.regions:
                 continue
             definition = op.definition
             if definition is None or op.name in _NEVER or op.has_attr_refs or not op.results:
                 continue
             if not definition.foldable:
                 continue
-            if self._from_content(op, ctx):
-                continue
-            self._from_constants(op, ctx)
+            if not self._from_content(op, ctx, stale):
+                self._from_constants(op, ctx, stale)
 
-    def _from_content(self, op: Op, ctx: PassContext) -> bool:
+    def _from_content(self, op: Op, ctx: PassContext, stale: set[Op]) -> bool:
         """Replace a single small integer result whose elements are all known."""
         result = op.results[0]
         content = result.content
@@ -96,10 +100,11 @@ class Fold(Pass, name="fold"):
         if not ctx.allow("known_content", op):
             return False
         array = np.asarray(content, np.int64).reshape(shape)
+        _mark(op.results, stale)
         _replace(op, [DenseTensor(array, result.dtype)], "known_content")
         return True
 
-    def _from_constants(self, op: Op, ctx: PassContext) -> None:
+    def _from_constants(self, op: Op, ctx: PassContext, stale: set[Op]) -> None:
         tensors: list[Tensor | None] = []
         for value in op.operands:
             if value is None:
@@ -135,6 +140,7 @@ class Fold(Pass, name="fold"):
         if arrays is None or not ctx.allow("fold", op):
             return
         ctx.fold_bytes += growth
+        _mark(op.results, stale)
         _replace(op, arrays, "fold")
 
     def _result_bytes(self, op: Op, given: list[Tensor]) -> int | None:
@@ -155,6 +161,16 @@ class Fold(Pass, name="fold"):
                 count *= d
             total += max(t.dtype.nbytes(count), count // 8)
         return total
+
+
+def _mark(results: list[Value], stale: set[Op]) -> None:
+    """Note what reads ``results``, and the operations whose regions do, for another inference."""
+    for result in results:
+        for use in result.uses:
+            op: Op | None = use.op
+            while op is not None and op not in stale:
+                stale.add(op)
+                op = op.parent
 
 
 def _is_exact(op: Op) -> bool:

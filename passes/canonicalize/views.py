@@ -115,8 +115,6 @@ def merge_views(m: Match, rw: Rewriter) -> bool:
     rw.also(*passed)
     if refines(source.type, m.root.result.type):
         return rw.replace(m.root, source)
-    if passed[0].result.use_count > 1:
-        return rw.fail("the view between has {} users", passed[0].result.use_count)
     literal = reshape_operand(source, m.root.result)
     if literal is None:
         return rw.fail("the result {} cannot be said with constants", m.root.result.type)
