@@ -61,6 +61,8 @@ def swap_branches(m: Match, rw: Rewriter) -> bool:
     rw.permit()
     _swap_blocks(then, other)
     rw.set_operand(m.root, 0, negation.operands[0])
+    for use in negation.operands[0].uses if negation.operands[0] is not None else ():
+        rw.worklist.push(use.op)  # it may now merge with this one
     return True
 
 

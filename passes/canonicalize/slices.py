@@ -178,3 +178,33 @@ def gather_everything(m: Match, rw: Rewriter) -> bool:
     if list(known) != list(range(len(known))) or x.shape[axis] != len(known):
         return False
     return rw.replace(m.root, x)
+
+
+@rewrite("gather", exact=True)
+def gather_of_shape(m: Match, rw: Rewriter) -> bool:
+    """gather(shape(x), [k, k+1, ...]) => shape(x) {start=k, end=...} where Shape has them.
+
+    Not for a scalar index: that gather would only become a squeeze, and runtimes look for it.
+    """
+    x, indices = m.root.operands
+    producer = None if x is None else x.op
+    if producer is None or producer.name != "shape" or producer.has_attr_refs:
+        return False
+    if producer.attr("start") != 0 or producer.attr("end") is not None:
+        return rw.fail("the shape is already a part")
+    source = producer.operands[0]
+    known = _ints(indices)
+    if indices is None or indices.rank != 1 or not known or source is None or source.rank is None:
+        return rw.fail("index or rank are not known")
+    rank = source.rank
+    first = known[0] + rank if known[0] < 0 else known[0]
+    span = [i + rank if i < 0 else i for i in known]
+    if span != list(range(first, first + len(span))) or not 0 <= first < first + len(span) <= rank:
+        return rw.fail("the indices {} are not a range", known)
+    function = m.root.function
+    attrs = {"start": first, "end": first + len(span)}
+    module = None if function is None else function.module
+    if module is None or not rw.ctx.legal_name("shape", module, **attrs):
+        return rw.fail("Shape has no start and end in this opset")
+    rw.also(producer)
+    return rw.replace(m.root, rw.shape(source, **attrs))

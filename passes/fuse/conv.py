@@ -216,9 +216,7 @@ def affine_into_bn(m: Match, rw: Rewriter) -> bool:
     if gamma is None or beta is None or gamma.dtype is None or beta.dtype is None:
         return False
     new_gamma = rounded(constant(gamma).astype(np.float64) * affine.scale, gamma.dtype)
-    new_beta = rounded(
-        constant(beta).astype(np.float64) * affine.scale + affine.shift, beta.dtype
-    )
+    new_beta = rounded(constant(beta).astype(np.float64) * affine.scale + affine.shift, beta.dtype)
     if new_gamma is None or new_beta is None:
         return rw.fail("the folded parameters leave the range of {}", gamma.dtype)
     rw.also(inner)
