@@ -115,15 +115,16 @@ class Emitter:
     Args:
         module: what to write.
         opset: opset of the default domain; that of the module when ``None``.
-        sink: receives ``(header, payload)`` for constants of the main graph, in order; without
-            it they are put into the message.
+        sink: receives ``(header, payload, nested)`` for every constant, in order; without it
+            constants are put into the message. The header of a ``nested`` one stands in its
+            subgraph already, that of the others belongs at the end of the main graph.
     """
 
     def __init__(
         self,
         module: Module,
         opset: int | None,
-        sink: Callable[[onnx.TensorProto, Tensor], None] | None = None,
+        sink: Callable[[onnx.TensorProto, Tensor, bool], None] | None = None,
     ) -> None:
         if opset is not None and not MIN_OPSET <= opset <= MAX_OPSET:
             raise UnsupportedError(
@@ -220,9 +221,9 @@ class Emitter:
         for i, (value, name) in enumerate(zip(outputs, names, strict=True)):
             info = graph.output.add()
             self._output(value, name, declared[i] if i < len(declared) else None, info)
-        self._initializers(main.block, graph)
+        self._initializers(main.block, graph, nested=False)
         for name, payload in main.overridable.items():
-            self._payload(payload, name, graph, None)
+            self._payload(payload, name, graph, None, nested=False)
         self._annotations(main, graph)
 
     def _name_outputs(
@@ -329,9 +330,10 @@ class Emitter:
             else:
                 self._used.add(value)
             written.add(info.name)
-        self._initializers(block, graph)
+        if not self._in_function:
+            self._initializers(block, graph, nested=True)
 
-    def _initializers(self, block: Block, graph: GraphProto) -> None:
+    def _initializers(self, block: Block, graph: GraphProto, *, nested: bool) -> None:
         """Write the constants of a block that something reads."""
         terminator = block.terminator
         results = set(terminator.operands) if terminator is not None else set()
@@ -340,18 +342,18 @@ class Emitter:
                 value = op.results[0]
                 if value in self._used or value in results:
                     doc = value.meta.get("doc") if value.meta else None
-                    self._payload(op.attrs["value"], self._names[value], graph, doc)
+                    self._payload(op.attrs["value"], self._names[value], graph, doc, nested=nested)
 
-    def _payload(self, payload: Tensor, name: str, graph: GraphProto, doc: str | None) -> None:
-        if self.sink is not None and graph.DESCRIPTOR is GraphProto.DESCRIPTOR:
-            header = onnx.TensorProto()
-            fill_tensor_header(payload, header, name)
-            if doc:
-                header.doc_string = doc
-            self.sink(header, payload)
-            return
-        proto = graph.initializer.add()
-        fill_tensor(payload, proto, name)
+    def _payload(
+        self, payload: Tensor, name: str, graph: GraphProto, doc: str | None, *, nested: bool
+    ) -> None:
+        if self.sink is None:
+            proto = graph.initializer.add()
+            fill_tensor(payload, proto, name)
+        else:
+            proto = graph.initializer.add() if nested else onnx.TensorProto()
+            fill_tensor_header(payload, proto, name)
+            self.sink(proto, payload, nested)
         if doc:
             proto.doc_string = doc
 

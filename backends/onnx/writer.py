@@ -18,6 +18,9 @@ from lepton_ir.tensors import CHUNK, ExternalTensor, Tensor
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+Payload = tuple[TensorProto, Tensor, bool]
+"""The header of a constant, its data, and whether the header stands in a subgraph already."""
+
 INLINE_BYTES = 1024
 """Payloads up to this size always stay in the model file."""
 
@@ -59,12 +62,12 @@ def save(module: Module, path: str | os.PathLike[str], *, opset: int | None = No
         WriteError: the file cannot be written.
     """
     target = os.path.abspath(os.fspath(path))
-    payloads: list[tuple[TensorProto, Tensor]] = []
-    proto = Emitter(module, opset, lambda header, tensor: payloads.append((header, tensor))).model()
+    payloads: list[Payload] = []
+    proto = Emitter(module, opset, lambda *payload: payloads.append(payload)).model()
     if os.path.exists(target) and not os.path.isfile(target):
         raise WriteError("the output is not a regular file", where=shorten(target, 200))
-    external = any(isinstance(t, ExternalTensor) for _, t in payloads)
-    total = proto.ByteSize() + sum(t.nbytes for _, t in payloads)
+    external = any(isinstance(t, ExternalTensor) for _, t, _ in payloads)
+    total = proto.ByteSize() + sum(t.nbytes for _, t, _ in payloads)
     try:
         if external or total > MAX_MODEL_BYTES:
             _save_external(proto, payloads, target)
@@ -116,14 +119,14 @@ def _field(number: int, length: int) -> bytes:
     return _varint(number << 3 | 2) + _varint(length)
 
 
-def _write_model(
-    proto: ModelProto, payloads: list[tuple[TensorProto, Tensor]], file: IO[bytes]
-) -> None:
+def _write_model(proto: ModelProto, payloads: list[Payload], file: IO[bytes]) -> None:
     """Write the wire form, the initializers of the main graph streamed into it."""
     heads: list[tuple[bytes, Tensor | None]] = []
     length = 0
-    for header, tensor in payloads:
-        if tensor.dtype is dtypes.STRING or tensor.nbytes <= INLINE_BYTES:
+    for header, tensor, nested in payloads:
+        if nested:
+            _fill(header, tensor)
+        elif tensor.dtype is dtypes.STRING or tensor.nbytes <= INLINE_BYTES:
             _fill(header, tensor)
             body = header.SerializeToString(deterministic=True)
             head = _field(_INITIALIZER_FIELD, len(body)) + body
@@ -156,12 +159,10 @@ def _fill(header: TensorProto, tensor: Tensor) -> None:
         header.raw_data = data.raw_data
 
 
-def _save_external(
-    proto: ModelProto, payloads: list[tuple[TensorProto, Tensor]], target: str
-) -> None:
+def _save_external(proto: ModelProto, payloads: list[Payload], target: str) -> None:
     data_path = target + ".data"
     real = os.path.realpath(data_path)
-    for _, tensor in payloads:
+    for _, tensor, _ in payloads:
         if isinstance(tensor, ExternalTensor) and os.path.realpath(tensor.path) == real:
             raise UnsupportedError(
                 "the weights would overwrite the source's own data file",
@@ -170,13 +171,14 @@ def _save_external(
             )
     with _Replacement(data_path) as data, _Replacement(target) as out:
         placed: dict[object, int] = {}
-        for header, tensor in payloads:
+        for header, tensor, nested in payloads:
             if tensor.dtype is dtypes.STRING or tensor.nbytes <= INLINE_BYTES:
                 _fill(header, tensor)
             else:
                 offset = _place(tensor, data.file, placed)
                 _refer(header, os.path.basename(data_path), offset, tensor.nbytes)
-            proto.graph.initializer.append(header)
+            if not nested:
+                proto.graph.initializer.append(header)
         out.file.write(proto.SerializeToString(deterministic=True))
         out.file.close()
         data.commit()
