@@ -14,8 +14,6 @@ from lepton_ir.ir import AttrRef, Block, Function, Op, Region, Value
 from lepton_ir.types import UNKNOWN, TensorType, Type, TypeMismatchError, meet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
 
     from lepton_ir.dims import Dim
@@ -283,26 +281,13 @@ def infer_function(function: Function) -> bool:
     return infer_block(function.block)
 
 
-def tensor_types(values: Sequence[Value | None]) -> list[TensorType | None]:
-    """Return each value's type if it is a tensor, else ``None``."""
-    return [v.type if v is not None and isinstance(v.type, TensorType) else None for v in values]
+def mark_types_current(function: Function) -> None:
+    """Note that every type of ``function`` was inferred as it stands now."""
+    function.analyses["types"] = (function.epoch, True)
 
 
-def reset_block(block: Block) -> None:
-    """Forget what was inferred in a block (and inside it), so that it can be inferred afresh.
+def types_are_current(function: Function) -> bool:
+    """Return whether nothing changed since :func:`mark_types_current`."""
+    stamp = function.analyses.get("types")
+    return stamp is not None and stamp[0] == function.epoch
 
-    Used by loops: a first try with optimistic argument types may have to be taken back. Types of
-    opaque operations come from the file and stay.
-    """
-    for op in block.ops:
-        for inner in op.walk():
-            if inner.definition is None:
-                continue
-            for result in inner.results:
-                if inner.name != "const":
-                    result.type = UNKNOWN
-                    result.content = None
-            for region in inner.regions:
-                for arg in region.block.args:
-                    arg.type = UNKNOWN
-                    arg.content = None

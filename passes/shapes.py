@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lepton_ir import dims
 from lepton_ir.diagnostics import LeptonError
-from lepton_ir.infer import infer_function
+from lepton_ir.infer import infer_function, mark_types_current, types_are_current
 from lepton_ir.pipeline import Pass
 from lepton_ir.types import TensorType, TypeMismatchError, meet
 
@@ -39,9 +39,11 @@ class Shapes(Pass, name="shapes"):
         if self.dim:
             bind_dims(module, parse_bindings(self.dim))
         for function in module.functions.values():
-            for _ in range(_MAX_ROUNDS):
-                if not infer_function(function):
-                    break
+            if not types_are_current(function):
+                for _ in range(_MAX_ROUNDS):
+                    if not infer_function(function):
+                        break
+                mark_types_current(function)
             _report_contradictions(function, ctx)
 
 

@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are parsed, so that ``--help`` is
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -223,6 +224,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"lepton-opt {lepton_ir.__version__}")
         return 0
+    # Ops and values refer to one another, so the collector would walk all of them again and
+    # again and free little; a run ends before that matters.
+    gc.disable()
     try:
         return _run(args)
     except KeyboardInterrupt:

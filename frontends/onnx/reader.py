@@ -22,6 +22,7 @@ from lepton_ir.frontends.onnx.table_values import (
     symbol_name,
     type_of,
 )
+from lepton_ir.infer import mark_types_current
 from lepton_ir.ir import Function, Module
 from lepton_ir.pauses import collector_paused
 from lepton_ir.types import UNKNOWN, TensorType, Type
@@ -162,6 +163,8 @@ class _ModelReader:
         for function, body in functions:
             self._function(function, body, module, callees)
         _refuse_recursion(module)
+        for function in module.functions.values():
+            mark_types_current(function)
         return module
 
     def read_any_order(self) -> Module:
