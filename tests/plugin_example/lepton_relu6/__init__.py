@@ -1,0 +1,1 @@
+"""A Lepton plugin that recognises ReLU6."""
