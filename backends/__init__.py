@@ -6,6 +6,7 @@ if __name__ != "lepton_ir.backends":
 # Backend name -> "module:attribute" of its target; "runner-NAME" -> a runner for the check.
 # Strings, so that listing them imports nothing.
 TABLE: dict[str, str] = {
+    "lir": "lepton_ir.backends.lir:target",
     "onnx": "lepton_ir.backends.onnx.target:ONNX",
     "ort": "lepton_ir.backends.onnx.target:ORT",
     "runner-onnxruntime": "lepton_ir.backends.onnx.runner:OrtRunner",

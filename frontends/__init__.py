@@ -6,5 +6,6 @@ if __name__ != "lepton_ir.frontends":
 # Format name -> "module:attribute" of its reader.
 # Strings, so that listing them imports nothing.
 TABLE: dict[str, str] = {
+    "lir": "lepton_ir.frontends.lir:load",
     "onnx": "lepton_ir.frontends.onnx.reader:load",
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir import plugins
 from lepton_ir.context import PassContext
-from lepton_ir.diagnostics import InvalidModelError, LeptonError, shorten
+from lepton_ir.diagnostics import LeptonError
 from lepton_ir.pipeline import Instrument, PassManager, PassRecord, Pipeline
 
 if TYPE_CHECKING:
@@ -90,15 +90,9 @@ def load(path: str | os.PathLike[str] | bytes, *, format: str = "", **options: A
 
 
 def _load_text(path: str) -> Module:
-    from lepton_ir.text.parse import parse_module
+    from lepton_ir.text.files import read_lir
 
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InvalidModelError(f"cannot read the file: {reason}", where=shorten(path)) from error
-    return parse_module(text, folder=os.path.dirname(os.path.abspath(path)))
+    return read_lir(path)
 
 
 def target(name: str) -> Target:
@@ -136,18 +130,9 @@ def save(module: Module, path: str | os.PathLike[str], *, format: str = "", **op
 
 
 def _save_text(module: Module, path: str) -> None:
-    from pathlib import Path
+    from lepton_ir.text.files import write_lir
 
-    from lepton_ir.text.print import print_module
-
-    place = Path(path)
-    text = print_module(module, blobs=str(place.with_suffix(".npz")))
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_lir(module, path)
 
 
 def run_passes(

@@ -36,7 +36,7 @@ class Lepton:
         """Return the text of `module`, with its large constants written below `folder`."""
         from lepton_ir.text.print import print_module
 
-        text: str = print_module(module, blobs=folder / "weights.npz")
+        text: str = print_module(module, blobs="npz", npz_path=folder / "weights.npz")
         return text
 
     def parse(self, text: str, folder: Path) -> Any:

@@ -412,21 +412,17 @@ def _unknown_op(name: str, token: Token) -> Problem:
     )
 
 
-def _check_counts(
-    definition: opdef.OpDef, operands: list[Value | None], node: OpNode
-) -> None:
+def _check_counts(definition: opdef.OpDef, operands: list[Value | None], node: OpNode) -> None:
     count, results = len(operands), len(node.results)
-    required = [o for o in definition.operands if not (o.optional or o.variadic)]
-    missing = [
-        o.name for i, o in enumerate(required) if i >= count or operands[i] is None
-    ]
-    signature = definition.signature()
-    if missing:
-        raise Problem(f"{signature}: misses {', '.join(missing)}", node.name)
-    if 0 <= definition.max_operands < count:
-        raise Problem(f"{signature}: got {count} operands", node.name)
+    few = count < definition.min_operands or None in operands[: definition.min_operands]
+    if few or 0 <= definition.max_operands < count:
+        required = [o for o in definition.operands if not (o.optional or o.variadic)]
+        missing = [o.name for i, o in enumerate(required) if i >= count or operands[i] is None]
+        what = f"misses {', '.join(missing)}" if missing else f"got {count} operands"
+        if missing or not few:
+            raise Problem(f"{definition.signature()}: {what}", node.name)
     if results < definition.min_results or 0 <= definition.max_results < results:
-        raise Problem(f"{signature}: cannot have {results} results", node.name)
+        raise Problem(f"{definition.signature()}: cannot have {results} results", node.name)
     given = len(node.regions or ())
     if given != len(definition.regions):
         raise Problem(

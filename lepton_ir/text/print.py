@@ -72,20 +72,25 @@ def print_module(
     return f"// lepton-ir {FORMAT_VERSION}\n{text}"
 
 
+def print_bare(module: Module) -> str:
+    """Return the text without version line, large constants elided; for golden files.
+
+    A module that is nothing but its functions is printed as these.
+    """
+    printer = Printer()
+    if module.name == "module" and not module.opsets and not module.meta:
+        for function in module.functions.values():
+            printer.function(function, "")
+    else:
+        printer.module(module)
+    return "".join(printer.out) + (printer.trailer("elide", "") if printer.handles else "")
+
+
 def print_function(function: Function) -> str:
     """Return the text of one function, its large constants as bare handles."""
     printer = Printer()
     printer.function(function, "")
     return "".join(printer.out)
-
-
-def print_op(op: Op, names: dict[Value, str] | None = None) -> str:
-    """Return one line for an operation, its regions as ``{...}``; for messages."""
-    printer = Printer()
-    if names is not None:
-        printer.names = names
-    tail = " {...}" * len(op.regions)
-    return printer.head(op) + tail + printer.tail(op)
 
 
 class Printer:
@@ -214,7 +219,6 @@ class Printer:
                 stack.append((iter(region.block.ops), indent + "  "))
             else:
                 self._ops(item, stack)
-        return
 
     def _ops(self, item: tuple[Any, str], stack: list[Any]) -> None:
         ops, indent = item
@@ -226,6 +230,10 @@ class Printer:
                 stack.extend((region, indent) for region in reversed(op.regions))
                 return
             self.out.append(f"{self.tail(op)}\n")
+
+    def line(self, op: Op) -> str:
+        """Return an operation in one line, its regions as ``{...}``; for messages."""
+        return self.head(op) + " {...}" * len(op.regions) + self.tail(op)
 
     def region_head(self, region: Region) -> str:
         """Return what stands before a region's operations."""
