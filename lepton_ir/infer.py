@@ -291,3 +291,22 @@ def types_are_current(function: Function) -> bool:
     stamp = function.analyses.get("types")
     return stamp is not None and stamp[0] == function.epoch
 
+
+def reset_block(block: Block) -> None:
+    """Forget what was inferred in a block (and inside it), so that it can be inferred afresh.
+
+    Used by loops: a first try with optimistic argument types may have to be taken back. Types of
+    opaque operations come from the file and stay.
+    """
+    for op in block.ops:
+        for inner in op.walk():
+            if inner.definition is None:
+                continue
+            for result in inner.results:
+                if inner.name != "const":
+                    result.type = UNKNOWN
+                    result.content = None
+            for region in inner.regions:
+                for arg in region.block.args:
+                    arg.type = UNKNOWN
+                    arg.content = None
