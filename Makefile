@@ -49,4 +49,5 @@ $(STAMP): pyproject.toml
 			rm -rf $(VENV); \
 			$(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip -q --python $(PY) install pip; }; }
 	$(PY) -m pip install -q --disable-pip-version-check -e '.[test]'
+	$(PY) -m compileall -q lepton_ir passes frontends backends tools
 	@touch $@
