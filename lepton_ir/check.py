@@ -23,9 +23,19 @@ if TYPE_CHECKING:
 
     from lepton_ir.ir import Module
 
-TIMEOUT_SECONDS = 120.0
+BASE_SECONDS = 7.0
+"""Seconds that the runner gets for a small model; an endless loop costs no more than this."""
+
+SECONDS_PER_GB = 40.0
+SECONDS_PER_NODE = 4e-4
+"""What larger models get on top: loading takes time by size and by nodes."""
+
+BASE_MEMORY = 1536 << 20
+"""Bytes that the child may allocate for a small model; larger ones get a multiple of their size."""
+
+MEMORY_FACTOR = 6
 MEMORY_SHARE = 0.75
-"""Share of the machine's memory that the child may map."""
+"""Share of the machine's memory that the child may map at most."""
 
 _TIES = {"arg_max", "arg_min", "top_k", "non_max_suppression", "round", "quantize_linear"}
 _TIES |= {"dynamic_quantize_linear", "unique", "non_zero", "floor", "ceil", "cast"}
@@ -40,13 +50,21 @@ def best_runner() -> str:
     return "onnxruntime" if importlib.util.find_spec("onnxruntime") else "reference"
 
 
-def memory_limit() -> int:
-    """Return the child's memory limit in MiB; 0 for none where the system does not tell."""
+def time_limit(size: int, nodes: int) -> float:
+    """Return the seconds that the runner gets for a model of ``size`` bytes and ``nodes`` nodes."""
+    return BASE_SECONDS + SECONDS_PER_GB * size / 1e9 + SECONDS_PER_NODE * nodes
+
+
+def memory_limit(size: int) -> int:
+    """Return the bytes that the child may allocate for a model of ``size`` bytes; 0 for no limit.
+
+    There is none where the system does not tell its memory.
+    """
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return 0
-    return int(total * MEMORY_SHARE) >> 20
+    return min(BASE_MEMORY + MEMORY_FACTOR * size, int(total * MEMORY_SHARE))
 
 
 def has_ties(module: Module) -> bool:
@@ -66,12 +84,23 @@ class Checker:
 
     Args:
         runner: ``onnxruntime`` or ``reference``; the best one when ``None``.
-        timeout: seconds for one request.
+        timeout: seconds for one request; by the size of the model when ``None``.
+        memory: bytes that the child may allocate, 0 for no limit; by the size of the model when
+            ``None``.
     """
 
-    def __init__(self, runner: str | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        runner: str | None = None,
+        timeout: float | None = None,
+        memory: int | None = None,
+    ) -> None:
         self.runner = runner or best_runner()
-        self.timeout = timeout
+        self.timeout = BASE_SECONDS if timeout is None else timeout
+        self._fixed = timeout is not None
+        self._memory = memory
+        self._sent = 0.0
+        self._gave_up: dict[str, Any] | None = None
         self._child: subprocess.Popen[str] | None = None
         self._opened: dict[str, Any] | None = None
         self._pending = 0
@@ -79,13 +108,14 @@ class Checker:
 
     def start(self) -> None:
         """Start the child; it loads the runtime while the caller goes on."""
-        command = [sys.executable, "-m", "lepton_ir.check_worker", self.runner]
+        # -P: the user's folder is no place to import from.
+        command = [sys.executable, "-P", "-m", "lepton_ir.check_worker", self.runner]
         env = dict(os.environ)
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
         self._buffer, self._pending = "", 0
         self._child = subprocess.Popen(
-            [*command, str(memory_limit())],
+            [*command, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -101,6 +131,8 @@ class Checker:
         draws: int = 2,
         feeds: list[str] | None = None,
         sizes: dict[str, int] | None = None,
+        size: int = 0,
+        nodes: int = 0,
     ) -> None:
         """Ask the child to run the source; does not wait for it.
 
@@ -109,14 +141,25 @@ class Checker:
             draws: sets of inputs.
             feeds: files of real inputs instead of drawn ones.
             sizes: sizes of dim symbols that are fixed.
+            size: bytes of the model, which the limits follow.
+            nodes: nodes of the model, where known by now (see :meth:`allow_for`).
         """
+        self._gave_up = None
+        self.allow_for(size, nodes)
         self._opened = {
             "open": os.path.abspath(path),
             "draws": draws,
             "feeds": feeds or [],
             "sizes": sizes or {},
+            "memory": memory_limit(size) if self._memory is None else self._memory,
+            "seconds": self.timeout,
         }
         self._send(self._opened)
+
+    def allow_for(self, size: int, nodes: int) -> None:
+        """Set the time limit by the size of the model, unless the caller fixed it."""
+        if not self._fixed:
+            self.timeout = max(self.timeout, time_limit(size, nodes))
 
     def compare(
         self,
@@ -137,21 +180,30 @@ class Checker:
         request: dict[str, Any] = {"compare": os.path.abspath(path), "lossy": lossy}
         if rtol is not None:
             request["rtol"] = rtol
-        if self._child is None or self._child.poll() is not None:
-            self._restart()
+        if self._gave_up is not None:
+            return self._gave_up
+        opening = True
         try:
+            if self._child is None or self._child.poll() is not None:
+                self._restart()
             reply = self._drain()
+            if reply is not None and reply.get("error"):
+                raise LeptonError(**reply["error"])
             if reply is not None and reply.get("status"):
                 return reply
+            opening = False
             self._send({**request, **(facts or {})})
-            answer = self._receive()
+            return self._receive()
         except TimeoutError:
-            self.close()
-            return _inconclusive(f"the runner took longer than {self.timeout:.0f} s")
+            verdict = _inconclusive(
+                f"running it takes longer than {self.timeout:.0f} s (--check-timeout)"
+            )
         except EOFError as error:
-            self.close()
-            return _inconclusive(f"the runner died: {error}")
-        return answer
+            verdict = _inconclusive(f"the runner died: {error}")
+        self.close()
+        if opening:
+            self._gave_up = verdict
+        return verdict
 
     def _drain(self) -> dict[str, Any] | None:
         reply = None
@@ -175,17 +227,18 @@ class Checker:
         except BrokenPipeError:
             raise EOFError("it ended before the request") from None
         self._pending += 1
+        self._sent = time.monotonic()
 
     def _receive(self) -> dict[str, Any]:
         child = self._child
         assert child is not None
         assert child.stdout is not None
-        deadline = time.monotonic() + self.timeout
+        deadline = self._sent + self.timeout
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             while "\n" not in self._buffer:
-                left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
+                # What is there already counts, however long the caller took to look.
+                if not selector.select(max(deadline - time.monotonic(), 0.0)):
                     raise TimeoutError
                 data = os.read(child.stdout.fileno(), 1 << 16)
                 if not data:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from typing import Any, Protocol
 
@@ -23,8 +24,8 @@ _SIZES: tuple[tuple[int, ...], ...] = (
 _FALLBACK_SIZES = (4, 8, 16, 32, 64, 128, 224, 512, 1024, 16000)
 """Sizes tried for all symbols at once where the source fails with small, different ones."""
 
-SEARCH_SECONDS = 20.0
-"""Time spent on finding sizes with which the source runs."""
+SEARCH_SHARE = 0.5
+"""Share of the time limit after which no further inputs are tried."""
 
 
 class Runner(Protocol):
@@ -97,10 +98,13 @@ class Session:
         self.movement: list[float | None] | None = None
         self.source = ""
         self.problem = ""
+        self.until = 0.0
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the source on drawn or given inputs."""
         self.source = request["open"]
+        self.until = time.monotonic() + SEARCH_SHARE * float(request.get("seconds", 40.0))
+        _limit_memory(int(request.get("memory", 0)))
         try:
             source = make_runner(self.kind, self.source)
             self.names = source.outputs()
@@ -109,21 +113,37 @@ class Session:
             self.problem = f"{self.kind} cannot load the source: {_first_line(error)}"
             return {"problem": self.problem}
         if request.get("feeds"):
-            self._run_given(source, request["feeds"])
+            error = self._run_given(source, request["feeds"])
+            if error is not None:
+                return {"error": error}
         else:
             draws = int(request.get("draws", 2))
             self._run_drawn(source, inputs, draws, request.get("sizes") or {})
         return {"problem": self.problem, "draws": len(self.expected)}
 
-    def _run_given(self, source: Runner, paths: list[str]) -> None:
+    def _run_given(self, source: Runner, paths: list[str]) -> dict[str, str] | None:
+        """Run on real inputs; return what is wrong with them, as arguments of an error."""
+        from lepton_ir.diagnostics import LeptonError
         from lepton_ir.feeds import load_feeds
 
-        for feeds in load_feeds(paths):
-            try:
+        where = "--check-inputs"
+        try:
+            for feeds in load_feeds(paths):
                 self.expected.append(source.run(feeds))
                 self.feeds.append(feeds)
-            except Exception as error:
-                self.problem = f"the source fails on the given inputs: {_first_line(error)}"
+        except LeptonError as error:
+            where = f"{where}: {error.where}"
+            return {"message": error.message, "code": "feeds", "where": where, "hint": error.hint}
+        except Exception as error:
+            if is_memory(error):
+                self.expected.clear()
+                self.problem = OUT_OF_MEMORY
+                return None
+            names = ", ".join(n for n, _, _ in source.inputs())
+            message = f"the source fails on these inputs: {_first_line(error)}"
+            hint = f"the model's inputs are: {names}"
+            return {"message": message, "code": "feeds", "where": where, "hint": hint}
+        return None
 
     def _run_drawn(
         self, source: Runner, inputs: list[Any], draws: int, fixed: dict[str, int]
@@ -131,24 +151,27 @@ class Session:
         from lepton_ir.compare import draw, movement_of
 
         symbols = _symbols(inputs)
-        deadline = time.monotonic() + SEARCH_SECONDS
         plans = [{n: s[i % len(s)] for i, n in enumerate(symbols)} | fixed for s in _SIZES]
         fallback = [dict.fromkeys(symbols, n) | fixed for n in _FALLBACK_SIZES] if symbols else []
         failure = ""
         for plan in [*plans[: draws if symbols else 1], *plans[draws:], *fallback]:
-            if len(self.expected) >= draws or time.monotonic() > deadline:
+            if len(self.expected) >= draws or time.monotonic() > self.until:
                 break
             for _ in range(1 if symbols else draws):
+                if self.expected and time.monotonic() > self.until:
+                    break
                 try:
                     feeds = draw(inputs, len(self.feeds), plan)
                     results = source.run(feeds)
                 except Exception as error:
-                    failure = _first_line(error)
+                    failure = OUT_OF_MEMORY if is_memory(error) else _first_line(error)
                     break
                 self.feeds.append(feeds)
                 self.expected.append(results)
         if not self.expected:
             self.problem = f"the source fails on drawn inputs: {failure}"
+            return
+        if time.monotonic() > self.until:
             return
         try:
             plan_feeds = draw(inputs, 1_000, _sizes_of(inputs, self.feeds[0]))
@@ -182,6 +205,8 @@ class Session:
         except Exception as error:
             if self.problem and not self.expected:
                 return cmp.Verdict(cmp.INCONCLUSIVE, self.problem).as_json()
+            if is_memory(error):
+                return cmp.Verdict(cmp.INCONCLUSIVE, OUT_OF_MEMORY).as_json()
             reason = f"{self.kind} refuses the result: {_first_line(error)}"
             return cmp.Verdict(cmp.MISMATCH, reason).as_json()
         if not self.expected:
@@ -192,6 +217,8 @@ class Session:
             try:
                 found = result.run({n: v for n, v in feeds.items() if n in accepted})
             except Exception as error:
+                if is_memory(error):
+                    return cmp.Verdict(cmp.INCONCLUSIVE, OUT_OF_MEMORY).as_json()
                 reason = f"the result fails where the source runs: {_first_line(error)}"
                 return cmp.Verdict(cmp.MISMATCH, reason, draws=len(self.expected)).as_json()
             verdict = cmp.compare_outputs(
@@ -258,24 +285,55 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
-def _limit_memory(megabytes: int) -> None:
+OUT_OF_MEMORY = "it needs more memory than the check allows (--check-memory)"
+
+
+def is_memory(error: BaseException) -> bool:
+    """Return whether an error of a runtime says that memory ran out."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "bad_alloc" in text or "allocate memory" in text
+
+
+def _limit_memory(allowance: int) -> None:
+    """Let this process map at most ``allowance`` bytes more than it has now."""
     import resource
 
-    if megabytes > 0:
-        limit = megabytes << 20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if allowance <= 0:
+        return
+    try:
+        with open("/proc/self/statm") as file:
+            mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        mapped = 0
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = mapped + allowance
+    if hard == resource.RLIM_INFINITY or limit <= hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, whatever the runtime is busy with."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> int:
     """Serve requests until standard input ends."""
-    kind, megabytes = sys.argv[1], int(sys.argv[2])
-    _limit_memory(megabytes)
+    kind, parent = sys.argv[1], int(sys.argv[2])
+    _end_with(parent)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a runtime prints must not mix with the replies
     if kind != "reference":
         from lepton_ir import plugins
 
         plugins.load("backends", f"runner-{kind}")  # loads the runtime while the parent works
+    from lepton_ir import compare as cmp
+
     session = Session(kind)
     for line in sys.stdin:
         request = json.loads(line)
@@ -286,7 +344,7 @@ def main() -> int:
             else:
                 reply = session.compare(request)
         except MemoryError:
-            reply = {"status": "inconclusive", "reason": "it needs more memory than the limit"}
+            reply = cmp.Verdict(cmp.INCONCLUSIVE, OUT_OF_MEMORY).as_json()
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
     return 0

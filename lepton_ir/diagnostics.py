@@ -14,12 +14,28 @@ MAX_SOURCES = 64
 """Source names one operation carries out of the IR; a collapsed chain may have thousands."""
 
 
-def shorten(text: str, limit: int = MAX_NAME) -> str:
-    """Return ``text`` fit for one line of a message: control characters escaped, middle elided."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit * 4])
+MAX_MESSAGE = 260
+MAX_WHERE = 220
+MAX_NOTES = 12
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shorten(text: str | bytes, limit: int = MAX_NAME) -> str:
+    """Return ``text`` fit for one line of a message: control characters escaped, middle elided.
+
+    Names that are not UTF-8 come as bytes; those that do not decode are escaped.
+    """
+    if isinstance(text, bytes):
+        text = text[: 4 * limit].decode("utf-8", "backslashreplace")
     if len(text) <= limit:
-        return text
-    return f"{text[: limit // 2]}...{text[-limit // 4 :]}"
+        text = _printable(text)
+        if len(text) <= limit:
+            return text
+    head, tail = _printable(text[:limit]), _printable(text[-limit:])
+    return f"{head[: limit // 2]}...{tail[-limit // 4 :]}"
 
 
 class Location:
@@ -108,13 +124,20 @@ class LeptonError(Exception):
         return self.render()
 
     def render(self) -> str:
-        """Return the text for a terminal: ``error[code]: where: message`` and one line a note."""
-        head = f"error[{self.code}]: " if self.code else "error: "
-        place = f"{self.where}: " if self.where else ""
-        lines = [f"{head}{place}{self.message}"]
-        lines += [f"  note: {note}" for note in self.notes]
+        """Return the text for a terminal: ``error[code]: where: message`` and one line a note.
+
+        Whatever a hostile file put into the parts, no line is long and none has control
+        characters.
+        """
+        head = f"error[{shorten(self.code, 40)}]: " if self.code else "error: "
+        place = f"{shorten(self.where, MAX_WHERE)}: " if self.where else ""
+        lines = [f"{head}{place}{shorten(self.message, MAX_MESSAGE)}"]
+        notes = [line for note in self.notes for line in note.splitlines()]
+        if len(notes) > MAX_NOTES:
+            notes = [*notes[: MAX_NOTES - 1], f"... and {len(notes) - MAX_NOTES + 1} more lines"]
+        lines += [f"  note: {shorten(line, MAX_MESSAGE)}" for line in notes]
         if self.hint:
-            lines.append(f"  help: {self.hint}")
+            lines.append(f"  help: {shorten(self.hint, MAX_MESSAGE)}")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:

@@ -6,13 +6,16 @@ Nothing heavy is imported before the arguments are parsed, so that ``--help`` is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lepton_ir.tools.optimize import Options, Outcome
 
@@ -27,6 +30,16 @@ examples:
 Exit code 0: the result was written (and found equal, unless the check says why it cannot tell);
 1: one clear error, and no output file.
 """
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r:.40}")
+    return number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,6 +85,18 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FEEDS",
         help="real inputs for the check: .npz or a folder",
+    )
+    g.add_argument(
+        "--check-timeout",
+        type=_positive,
+        metavar="SECONDS",
+        help="what the check may take (7 s, more for large models)",
+    )
+    g.add_argument(
+        "--check-memory",
+        type=_positive,
+        metavar="GB",
+        help="what the check may allocate (1.5 GB, more for large models)",
     )
     g.add_argument("--check-each", action="store_true", help="compare after every pass")
     g.add_argument("--verify-each", action="store_true", help="verify the IR after every pass")
@@ -132,6 +157,8 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         dims=tuple(args.dim),
         calib=tuple(args.calib),
         check=args.check,
+        check_timeout=args.check_timeout,
+        check_memory=None if args.check_memory is None else int(args.check_memory * 1e9),
         check_inputs=tuple(args.check_inputs),
         check_each=args.check_each,
         verify_each=args.verify_each,
@@ -216,6 +243,33 @@ def _say(error: BaseException, as_json: bool) -> None:
         sys.stderr.write(text + "\n")
 
 
+def _prepare_streams() -> None:
+    """Let no character of a foreign name break the output, whatever the encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Turn a request to terminate into an exception, so that temporary files are removed."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    # What the caller set (nohup ignores SIGHUP) stays.
+    before = {n: signal.signal(n, leave) for n in numbers if signal.getsignal(n) is signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = parser().parse_args(argv)
@@ -227,10 +281,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ops and values refer to one another, so the collector would walk all of them again and
     # again and free little; a run ends before that matters.
     gc.disable()
+    _prepare_streams()
     try:
-        return _run(args)
+        with _ending_cleanly():
+            return _run(args)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        if sys.stderr is not None:
+            sys.stderr.write("interrupted\n")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir import api, check, plugins
 from lepton_ir.context import PassContext
-from lepton_ir.diagnostics import LeptonError, Remark, UnsupportedError
+from lepton_ir.diagnostics import LeptonError, Remark, UnsupportedError, shorten
 from lepton_ir.instruments import CheckEach, PrintAfterChange, VerifyEach
 from lepton_ir.pipeline import Instrument, PassManager, PassRecord, Pipeline, Step, count_ops
 from lepton_ir.target import Target
@@ -44,6 +44,8 @@ class Options:
     dims: tuple[str, ...] = ()
     calib: tuple[str, ...] = ()
     check: str = "fast"
+    check_timeout: float | None = None
+    check_memory: int | None = None
     check_inputs: tuple[str, ...] = ()
     check_each: bool = False
     verify_each: bool = False
@@ -102,20 +104,32 @@ def output_path(options: Options) -> str | None:
     path = options.output or default_output(options.model, options.emit)
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        raise LeptonError("the folder does not exist", code="output", where=folder)
+        raise LeptonError(
+            "the folder of the output does not exist", code="output", where=shorten(path, 200)
+        )
     if os.path.isdir(path):
-        raise LeptonError("is a folder", code="output", where=path, hint="give a file name")
-    if os.path.exists(path) and os.path.exists(options.model):
-        if os.path.samefile(path, options.model):
-            raise LeptonError(
-                "the output would overwrite the model",
-                code="output",
-                where=path,
-                hint="give another name with -o",
-            )
-        if not os.path.isfile(path):
-            raise LeptonError("is not a regular file", code="output", where=path)
+        raise LeptonError(
+            "the output is a folder",
+            code="output",
+            where=shorten(path, 200),
+            hint="give a file name",
+        )
+    if _same_file(path, options.model):
+        raise LeptonError(
+            "the output would overwrite the model",
+            code="output",
+            where=shorten(path, 200),
+            hint="give another name with -o",
+        )
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise LeptonError("the output is no regular file", code="output", where=shorten(path, 200))
     return path
+
+
+def _same_file(path: str, other: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return os.path.samefile(path, other)
+    return False
 
 
 def optimize(options: Options) -> Outcome:
@@ -125,17 +139,60 @@ def optimize(options: Options) -> Outcome:
         LeptonError: whatever went wrong; no output file is left then.
     """
     started = time.perf_counter()
-    path = output_path(options)
     pipeline = plan(options)
+    target = find_target(options.target)
+    path = output_path(options)
     with contextlib.ExitStack() as stack:
         checker = None
         if options.check != "off" or options.check_each:
-            checker = stack.enter_context(check.Checker())
-        run = _Run(options, pipeline, path, checker)
-        run.open_source(stack)
-        outcome = run.execute()
+            checker = stack.enter_context(
+                check.Checker(None, options.check_timeout, options.check_memory)
+            )
+        run = _Run(options, pipeline, path, checker, target)
+        try:
+            run.open_source(stack)
+            outcome = run.execute()
+        except LeptonError as error:
+            _place(error, options.model)
+            raise
+        except RecursionError as error:
+            raise UnsupportedError(
+                "the model is nested too deeply", code="nesting", where=shorten(options.model, 200)
+            ) from error
+        except MemoryError as error:
+            raise UnsupportedError(
+                "not enough memory for this model",
+                code="memory",
+                where=shorten(options.model, 200),
+                hint="raise the limit, or keep the weights as external data",
+            ) from error
+        except OSError as error:
+            raise LeptonError(
+                f"cannot read or write: {error.strerror or error}",
+                code="system",
+                where=shorten(str(error.filename or options.model), 200),
+                hint=f"while working on {shorten(options.model, 200)}",
+            ) from error
+        except Exception as error:
+            raise LeptonError(
+                f"{type(error).__name__}: {error}",
+                code="internal",
+                where=shorten(options.model, 200),
+                hint="a bug in Lepton or a plugin: please report it with the command and the model",
+            ) from error
     outcome.seconds = time.perf_counter() - started
     return outcome
+
+
+def _place(error: LeptonError, model: str) -> None:
+    """Put the model's file into the place of an error about it."""
+    shown = shorten(model, 200)
+    if shown not in error.where and error.code not in _OPTION_CODES:
+        error.where = f"{shown}: {error.where}" if error.where else shown
+
+
+_OPTION_CODES = frozenset({"output", "pipeline", "target", "dim", "calib", "feeds", "plugin"})
+"""Codes of errors about an option: their place is the option, not the model."""
 
 
 def plan(options: Options) -> Pipeline:
@@ -159,9 +216,15 @@ class _Run:
     """State of one run; a bisection repeats parts of it on the reloaded source."""
 
     def __init__(
-        self, options: Options, pipeline: Pipeline, path: str | None, checker: check.Checker | None
+        self,
+        options: Options,
+        pipeline: Pipeline,
+        path: str | None,
+        checker: check.Checker | None,
+        target: Target,
     ) -> None:
         self.options = options
+        self.target = target
         self.path = path
         self.checker = checker
         self.excluded: frozenset[str] = options.exclude_rewrites
@@ -202,7 +265,13 @@ class _Run:
             name, _, size = item.rpartition("=")
             if size.isdecimal():
                 sizes[name] = int(size)
-        self.checker.open(model, draws=draws, feeds=list(options.check_inputs), sizes=sizes)
+        self.checker.open(
+            model,
+            draws=draws,
+            feeds=list(options.check_inputs),
+            sizes=sizes,
+            size=_model_bytes(options.model),
+        )
 
     def context(self, stop_after: int | None = None) -> PassContext:
         """Return a fresh context."""
@@ -261,9 +330,10 @@ class _Run:
             outcome.size = (files_size(options.model, module), 0)
             outcome.excluded = sorted(self.excluded - options.exclude_rewrites)
             if self.checker is not None:
+                self.checker.allow_for(outcome.size[0], outcome.nodes[0])
                 self.facts = {"ties": check.has_ties(module), "random": check.has_random(module)}
             ctx = self.context()
-            ctx.target = find_target(options.target)
+            ctx.target = self.target
             manager = PassManager(ctx, self.instruments())
             manager.run_steps(self.exact, module)
             if self.rest:
@@ -346,7 +416,7 @@ class _Run:
     def _partial(self, rewrites: int) -> Module:
         module = self.load()
         ctx = self.context(stop_after=rewrites)
-        ctx.target = find_target(self.options.target)
+        ctx.target = self.target
         PassManager(ctx).run_steps(self.exact, module)
         return module
 
@@ -408,6 +478,16 @@ def _move(folder: str, path: str) -> int:
         total += os.path.getsize(os.path.join(folder, name))
         os.replace(os.path.join(folder, name), os.path.join(target, name))
     return total
+
+
+def _model_bytes(model: str) -> int:
+    """Return the bytes of a model file and, before it is read, of what may be its external data."""
+    folder, name = os.path.split(os.path.abspath(model))
+    stem = os.path.splitext(name)[0]
+    with contextlib.suppress(OSError, ValueError), os.scandir(folder) as entries:
+        beside = [e for e in entries if e.name.startswith(stem) and e.is_file()]
+        return sum(e.stat().st_size for e in beside)
+    return 0
 
 
 def files_size(model: str, module: Module) -> int:
