@@ -90,7 +90,7 @@ def opset_key(opsets: dict[str, int]) -> OpsetKey:
 
 def node_plan(
     op: Op, opsets: OpsetKey
-) -> tuple[Plan, dict[str, tuple[Any, int]], list[Value | None]]:
+) -> tuple[Plan, dict[str, tuple[Any, int]], list[Value | Tensor | None]]:
     """Return how an operation of the table is written: the plan, its attributes and inputs.
 
     Raises:
@@ -262,7 +262,8 @@ class Emitter:
         if declared is not None:
             source = ValueInfoProto()
             source.ParseFromString(declared.data)
-            info.doc_string = source.doc_string
+            if source.doc_string:
+                info.doc_string = source.doc_string
             info.metadata_props.extend(source.metadata_props)
             self._types.write_output(value.type, source.type, info.type)
         else:
@@ -295,16 +296,19 @@ class Emitter:
     def _nodes(self, block: Block, graph: Any, scope: NameScope) -> Task:
         """Write the operations of a block, those of regions as tasks."""
         value_info = graph.value_info
+        terminator = block.terminator
+        outputs = set(terminator.operands) if terminator is not None else set()
         for op in block.ops:
             if op.name == "const" and not self._in_function:
                 self._count_dtype(op)
                 continue
             if op.name in ("return", "yield"):
                 continue
-            node = graph.node.add()
-            regions = self._node(op, node)
+            regions = self._node(op, graph, scope)
             for result in op.results:
-                if result.declared is not None and self._names.get(result) == result.name:
+                if result.declared is None or result in outputs:
+                    continue
+                if self._names.get(result) == result.name:
                     self._value_info(result, value_info.add())
             for attr, block_of in regions:
                 yield self._region(block_of, attr, scope)
@@ -359,18 +363,24 @@ class Emitter:
 
     # -- nodes -------------------------------------------------------------------------------------
 
-    def _node(self, op: Op, node: NodeProto) -> list[tuple[GraphProto, Block]]:
+    def _node(self, op: Op, graph: Any, scope: NameScope) -> list[tuple[GraphProto, Block]]:
         """Write one operation; return the graphs to fill from its regions."""
-        inputs: list[Value | None] = op.operands
+        inputs: list[Value | Tensor | None] = list(op.operands)
+        planned = None
         try:
+            if op.definition is not None and op.name not in ("const", "call"):
+                planned = node_plan(op, self._key)
+                inputs = planned[2]
+            names = [self._input(v, graph, scope) for v in inputs]
+            node = graph.node.add()
             if op.name == "const":
                 self._constant(op, node)
             elif op.name == "call":
                 self._call(op, node)
             elif op.definition is None:
                 self._opaque(op, node)
-            else:
-                plan, attrs, inputs = node_plan(op, self._key)
+            elif planned is not None:
+                plan, attrs, _ = planned
                 node.op_type = plan.row.op_type
                 if plan.row.domain:
                     node.domain = plan.row.domain
@@ -384,16 +394,27 @@ class Emitter:
                 where=describe(op),
                 hint="run legalize, or write another opset",
             ) from error
-        names = self._names
-        for value in inputs:
-            if value is None:
-                node.input.append("")
-            else:
-                node.input.append(names[value])
-                self._used.add(value)
+        node.input.extend(names)
         self._outputs(op, node)
         self._label(op, node)
         return self._graphs(op, node)
+
+    def _input(self, value: Value | Tensor | None, graph: Any, scope: NameScope) -> str:
+        """Return the name of an input; a constant that only the old form needs is written."""
+        if value is None:
+            return ""
+        if isinstance(value, Value):
+            self._used.add(value)
+            return self._names[value]
+        name = scope.take("const")
+        if self._in_function:
+            node = graph.node.add()
+            node.op_type = "Constant"
+            node.output.append(name)
+            encode_attribute("value", value, node.attribute.add())
+        else:
+            fill_tensor(value, graph.initializer.add(), name)
+        return name
 
     def _outputs(self, op: Op, node: NodeProto) -> None:
         needed = op.definition.min_results if op.definition is not None else 0

@@ -356,7 +356,12 @@ class GraphReader:
                     change.forward(arguments)
         if self.converted and node.op_type in BEFORE_7:
             BEFORE_7[node.op_type](self._incoming(how, attrs, inputs, outputs, block))
-        op = create(definition.name, inputs, attrs, max(outputs, definition.min_results))
+        try:
+            op = create(definition.name, inputs, attrs, max(outputs, definition.min_results))
+        except LeptonError as error:
+            if how.row.domain:  # other releases of the operator have other inputs and outputs
+                raise KeepOpaque(error.message) from error
+            raise
         if not definition.regions:
             return op, None
         graphs = []

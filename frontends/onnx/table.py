@@ -25,15 +25,16 @@ from lepton_ir.frontends.onnx.table_schema import (
 )
 from lepton_ir.frontends.onnx.table_values import DTYPE_OF
 from lepton_ir.infer import const_array
-from lepton_ir.ir import AttrRef
+from lepton_ir.ir import AttrRef, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
-    from lepton_ir.ir import Op, Value
+    from lepton_ir.ir import Op
     from lepton_ir.opdef import OpDef
+    from lepton_ir.tensors import Tensor
 
 
 class KeepOpaque(Exception):
@@ -86,7 +87,7 @@ class Outgoing:
 
     Attributes:
         attrs: every attribute, defaults filled in; rewritten into the opset's.
-        inputs: operands, ``None`` when absent.
+        inputs: operands, ``None`` when absent; a tensor is a constant that only the old form has.
         version: the opset written.
         op: the operation, not to be changed.
     """
@@ -94,19 +95,24 @@ class Outgoing:
     __slots__ = ("attrs", "inputs", "op", "version")
 
     def __init__(
-        self, attrs: dict[str, Any], inputs: list[Value | None], version: int, op: Op
+        self, attrs: dict[str, Any], inputs: list[Value | Tensor | None], version: int, op: Op
     ) -> None:
         self.attrs = attrs
         self.inputs = inputs
         self.version = version
         self.op = op
 
+    def operand(self, index: int) -> Value | None:
+        """Return the operand at a position, ``None`` when absent."""
+        value = self.inputs[index] if index < len(self.inputs) else None
+        return value if isinstance(value, Value) else None
+
     def take_input(self, index: int) -> Value | None:
         """Remove and return the operand at a position."""
         if index >= len(self.inputs):
             return None
         value, self.inputs[index] = self.inputs[index], None
-        return value
+        return value if isinstance(value, Value) else None
 
     def take_constant(self, index: int, what: str) -> np.ndarray[Any, Any] | AttrRef | None:
         """Remove the operand at a position and return its data, ``None`` when absent.
@@ -296,6 +302,7 @@ class Row:
         until: the row is written only in opsets below this one (an operator that another
             replaced); it is read in all that have it.
         since: the row is read and written only from this opset on; older nodes stay opaque.
+        without: attributes of the operation that an operator without a schema does not have.
     """
 
     domain: str
@@ -304,6 +311,7 @@ class Row:
     changes: tuple[Change, ...] = ()
     until: int = 1 << 30
     since: int = 0
+    without: tuple[str, ...] = ()
 
 
 class Plan:
@@ -401,7 +409,7 @@ SPEC_KINDS: dict[str, int] = {
 """Attribute kind of the IR to AttributeProto type."""
 
 
-def _facts_of_definition(definition: OpDef) -> Facts:
+def _facts_of_definition(definition: OpDef, without: tuple[str, ...]) -> Facts:
     """Return the facts of an operator without a schema: the operation's definition is its own."""
     many = 1 << 31
     attrs: Mapping[str, AttrFacts] = {
@@ -411,6 +419,7 @@ def _facts_of_definition(definition: OpDef) -> Facts:
             NO_DEFAULT if spec.default is None else spec.default,
         )
         for spec in definition.attrs.values()
+        if spec.name not in without
     }
     return Facts(
         1,
@@ -460,7 +469,7 @@ def _resolve(row: Row, version: int) -> Plan | None:
     if known_domain(row.domain):
         found = facts(row.domain, row.op_type, version)
     else:
-        found = _facts_of_definition(definition)
+        found = _facts_of_definition(definition, row.without)
     return None if found is None else Plan(row, definition, found, version)
 
 
@@ -479,14 +488,14 @@ def export_plans(name: str, opsets: tuple[tuple[str, int], ...]) -> tuple[Plan, 
     return tuple(found)
 
 
-def as_node(p: Plan, op: Op) -> tuple[dict[str, tuple[Any, int]], list[Value | None]]:
+def as_node(p: Plan, op: Op) -> tuple[dict[str, tuple[Any, int]], list[Value | Tensor | None]]:
     """Return the attributes (value and kind) and inputs of the node that says ``op``.
 
     Raises:
         Unwritable: this opset's operator cannot say it.
     """
     attrs = op.all_attrs()
-    inputs: Sequence[Value | None] = op.operands
+    inputs: Sequence[Value | Tensor | None] = op.operands
     if p.changes:
         node = Outgoing(dict(attrs), list(inputs), p.version, op)
         for change in reversed(p.changes):
@@ -523,7 +532,7 @@ def _node_attrs(p: Plan, attrs: Mapping[str, Any]) -> dict[str, tuple[Any, int]]
     return out
 
 
-def _check_counts(p: Plan, op: Op, inputs: Sequence[Value | None]) -> None:
+def _check_counts(p: Plan, op: Op, inputs: Sequence[Value | Tensor | None]) -> None:
     found = p.facts
     if len(inputs) > found.max_inputs:
         extra = p.definition.operands[min(found.max_inputs, len(p.definition.operands) - 1)].name

@@ -23,6 +23,7 @@ from lepton_ir.frontends.onnx.table import (
     Unwritable,
 )
 from lepton_ir.infer import const_array
+from lepton_ir.tensors import DenseTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +60,7 @@ def _split_out(node: Outgoing) -> None:
     parts = node.attrs.pop("num_outputs", None)
     if parts is None:
         return
-    x = node.inputs[0]
+    x = node.operand(0)
     size = None
     if x is not None and x.shape is not None:
         size = x.shape[node.attrs["axis"]]
@@ -119,11 +120,21 @@ def _legacy_resize_in(node: Incoming) -> None:
         node.attrs["mode"] = "linear"
 
 
+def _resize11_out(node: Outgoing) -> None:
+    """Before opset 13 roi and scales cannot be left out: empty ones mean that they are absent."""
+    if node.version < 11:
+        return
+    node.inputs += [None] * (3 - len(node.inputs))
+    for i in (1, 2):
+        if node.inputs[i] is None:
+            node.inputs[i] = DenseTensor(np.zeros(0, np.float32))
+
+
 def _legacy_resize_out(node: Outgoing) -> None:
     """Resize-10 and Upsample have scales only, asymmetric coordinates and floor."""
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
+    if node.operand(3) is not None:
         raise Unwritable("sizes need opset 11")
-    if len(node.inputs) < 3 or node.inputs[2] is None:
+    if node.operand(2) is None:
         raise Unwritable("scales are missing")
     mode = node.attrs.pop("coordinate_transformation_mode")
     nearest = node.attrs.pop("nearest_mode")
@@ -137,10 +148,6 @@ def _legacy_resize_out(node: Outgoing) -> None:
     for name in ("cubic_coeff_a", "extrapolation_value"):
         node.attrs.pop(name)  # read by modes that were refused above
     node.inputs[:] = [node.inputs[0], node.inputs[2]]
-
-
-def _resize_roi_out(node: Outgoing) -> None:
-    """Resize-11 requires roi and scales; an absent one is an empty name, which it allows."""
 
 
 def _upsample_scales_in(node: Incoming) -> None:
@@ -157,7 +164,7 @@ def _upsample_scales_out(node: Outgoing) -> None:
 
 def _clip_out(node: Outgoing) -> None:
     """Clip-6 reads its bounds as f32, and only floats."""
-    x = node.inputs[0]
+    x = node.operand(0)
     if x is not None and x.dtype is not None and not x.dtype.is_float:
         raise Unwritable(f"Clip of {x.dtype} needs opset 12")
 
@@ -165,7 +172,7 @@ def _clip_out(node: Outgoing) -> None:
 def _dft_out(node: Outgoing) -> None:
     """DFT-17 counts its axis attribute from 0; -2 is the default of today's operand."""
     axis = node.attrs.get("axis")
-    x = node.inputs[0]
+    x = node.operand(0)
     if isinstance(axis, int) and axis < 0:
         rank = x.rank if x is not None else None
         if rank is None:
@@ -173,13 +180,9 @@ def _dft_out(node: Outgoing) -> None:
         node.attrs["axis"] = axis + rank
 
 
-def _scan8(node: Incoming) -> None:
-    raise KeepOpaque("Scan before opset 9 runs over a batch")
-
-
 def _pad_axes_out(node: Outgoing) -> None:
     """Pads for some axes only (opset 18) are spelt out for all of them."""
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
+    if node.operand(3) is not None:
         raise Unwritable("axes of Pad need opset 18")
 
 
@@ -194,7 +197,7 @@ def _reduce(before: int) -> tuple[Change, ...]:
 def _reduce_out(node: Outgoing) -> None:
     """Without axes every axis is reduced; an empty list of them is another thing (opset 18)."""
     if node.attrs.pop("noop_with_empty_axes", False):
-        value = node.inputs[1] if len(node.inputs) > 1 else None
+        value = node.operand(1)
         array = const_array(value)
         if value is None or array is None or array.size == 0:
             raise Unwritable("noop_with_empty_axes is not known before axes were an input")
@@ -231,6 +234,7 @@ _RESIZE: tuple[Change, ...] = (
             "extrapolation_value",
         ),
     ),
+    Custom(13, None, _resize11_out),
 )
 
 CHANGES: dict[str, tuple[Change, ...]] = {
@@ -260,7 +264,6 @@ CHANGES: dict[str, tuple[Change, ...]] = {
     "ReduceSum": _reduce(13),
     "Resize": _RESIZE,
     "RoiAlign": (Implied("coordinate_transformation_mode", "output_half_pixel", 16),),
-    "Scan": (Custom(9, _scan8, old=("directions",)),),
     "Slice": (
         Moved("starts", 1, 10),
         Moved("ends", 2, 10),
@@ -279,6 +282,9 @@ CHANGES.update(
         for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
     }
 )
+
+SINCE: dict[str, int] = {"Scan": 9}
+"""Operators whose older form is something else (Scan-8 runs over a batch): it stays opaque."""
 
 OLD_OPERATORS: tuple[Row, ...] = (
     Row(
@@ -319,7 +325,7 @@ OPAQUE: dict[str, str] = {
 """Operators of the default domain without a row, and why."""
 
 MICROSOFT = "com.microsoft"
-MICROSOFT_SAME: dict[str, str] = {"Gelu": "gelu"}
+MICROSOFT_SAME: tuple[Row, ...] = (Row(MICROSOFT, "Gelu", "gelu", without=("approximate",)),)
 """Operators of onnxruntime that mean the same as a standard operation."""
 
 
@@ -334,10 +340,10 @@ def all_rows() -> Iterator[Row]:
     }
     old = {row.op_type for row in OLD_OPERATORS}
     for op_type in sorted(names - old):
-        yield Row("", op_type, snake_case(op_type), CHANGES.get(op_type, ()))
+        changes, since = CHANGES.get(op_type, ()), SINCE.get(op_type, 0)
+        yield Row("", op_type, snake_case(op_type), changes, since=since)
     yield from OLD_OPERATORS
-    for op_type, name in MICROSOFT_SAME.items():
-        yield Row(MICROSOFT, op_type, name)
+    yield from MICROSOFT_SAME
     defined = opdef.load_all()
     for op_type in MICROSOFT_OPERATORS:
         name = f"ms_{snake_case(op_type)}"

@@ -97,7 +97,9 @@ def facts_of(schema: onnx.defs.OpSchema) -> Facts:
         tuple(i.name for i in schema.inputs),
         tuple(o.name for o in schema.outputs),
         {
-            name: AttrFacts(_KIND_OF[str(a.type).rpartition(".")[2]], a.required, _default(a.default_value))
+            name: AttrFacts(
+                _KIND_OF[str(a.type).rpartition(".")[2]], a.required, _default(a.default_value)
+            )
             for name, a in schema.attributes.items()
         },
         tuple(frozenset(i.types) for i in schema.inputs),

@@ -1,0 +1,647 @@
+"""ONNX in and out: names, types, opsets, functions, external data, malformed files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.backend.test.loader import load_model_tests
+
+import lepton_ir
+from lepton_ir import dims
+from lepton_ir.backends.onnx.target import ONNX, ORT
+from lepton_ir.backends.onnx.writer import save, to_proto
+from lepton_ir.diagnostics import InvalidModelError, LeptonError, Location, UnsupportedError
+from lepton_ir.frontends.onnx.reader import load
+from lepton_ir.ir import AttrRef
+
+ort = pytest.importorskip("onnxruntime")
+F32, I64 = TensorProto.FLOAT, TensorProto.INT64
+info = helper.make_tensor_value_info
+
+
+def model(
+    nodes: list[Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    opset: int = 17,
+    constants: dict[str, Any] | None = None,
+    **more: Any,
+) -> onnx.ModelProto:
+    tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in (constants or {}).items()]
+    functions = more.pop("functions", [])
+    imports = more.pop("imports", {"": opset})
+    graph = helper.make_graph(nodes, "g", inputs, outputs, tensors, **more)
+    proto = helper.make_model(graph, functions=functions, ir_version=8)
+    del proto.opset_import[:]
+    proto.opset_import.extend(helper.make_opsetid(d, v) for d, v in imports.items())
+    return proto
+
+
+def load_proto(proto: onnx.ModelProto, **options: Any) -> Any:
+    return load(proto.SerializeToString(), **options)
+
+
+def run(proto: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return list(session.run(None, feeds))
+
+
+def assert_same(a: Any, b: Any) -> None:
+    if isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        np.testing.assert_array_equal(a, b)
+
+
+# -- whole models -----------------------------------------------------------------------------------
+
+
+def real_models() -> list[Path]:
+    shared = os.environ.get("LEPTON_SHARED", Path(__file__).resolve().parents[2] / "shared")
+    return sorted((Path(shared) / "models" / "real").glob("**/*.onnx"))
+
+
+@pytest.mark.parametrize("path", real_models() or [None], ids=lambda p: p.stem if p else "absent")
+def test_real_models_come_out_as_they_went_in(path: Path | None, tmp_path: Path):
+    if path is None:
+        pytest.skip("no real models here (set LEPTON_SHARED)")
+    out = tmp_path / "out.onnx"
+    save(load(path), out)
+    before = onnx.load(path, load_external_data=False).graph
+    after = onnx.load(out, load_external_data=False).graph
+    old = [n for n in before.node if n.op_type != "Constant"]
+    assert [(n.op_type, n.name, *n.output) for n in old] == [
+        (n.op_type, n.name, *n.output) for n in after.node
+    ]
+    weights = {t.name for t in before.initializer}
+    assert [i.name for i in after.input] == [i.name for i in before.input if i.name not in weights]
+    assert [o.name for o in after.output] == [o.name for o in before.output]
+    onnx.checker.check_model(str(out))
+    save(load(out), tmp_path / "again.onnx")
+    twice = (tmp_path / "again.onnx").read_bytes()
+    if not (tmp_path / "out.onnx.data").exists():
+        assert twice == out.read_bytes()
+
+
+def backend_tests() -> list[Any]:
+    kinds = ("node", "simple", "pytorch-converted", "pytorch-operator")
+    return [t for kind in kinds for t in load_model_tests(kind=kind)]
+
+
+def round_trip_failure(case: Any) -> str:
+    """Return what was wrong with the round trip of one backend test, empty when nothing was."""
+    path = Path(case.model_dir or "") / "model.onnx"
+    source = case.model if case.model is not None else onnx.load(path)
+    try:
+        result = to_proto(load(source.SerializeToString()))
+    except LeptonError as error:
+        return str(error)
+    try:
+        onnx.checker.check_model(source)
+    except onnx.checker.ValidationError:
+        return ""
+    try:
+        onnx.checker.check_model(result)
+    except onnx.checker.ValidationError as error:
+        return str(error)
+    if not case.data_sets or "random" in case.name or "bernoulli" in case.name:
+        return ""
+    feeds = dict(zip([i.name for i in source.graph.input], case.data_sets[0][0], strict=False))
+    try:
+        expected = run(source, feeds)
+    except Exception:  # onnxruntime cannot run every test of ONNX
+        return ""
+    try:
+        assert_same(expected, run(result, feeds))
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_sample_of_the_backend_tests_runs_the_same():
+    failures = {c.name: round_trip_failure(c) for c in backend_tests()[::12]}
+    assert {k: v for k, v in failures.items() if v} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_all_backend_tests_run_the_same():
+    failures = {c.name: round_trip_failure(c) for c in backend_tests()}
+    assert {k: v for k, v in failures.items() if v} == {}
+
+
+# -- opset conversion -------------------------------------------------------------------------------
+
+X4 = [info("x", F32, [2, 4, 6, 8])]
+Y = [info("y", F32, None)]
+node = helper.make_node
+
+CONVERSIONS: dict[str, tuple[onnx.ModelProto, tuple[int, ...]]] = {
+    "squeeze": (
+        model(
+            [node("Unsqueeze", ["x"], ["u"], axes=[0, 2]), node("Squeeze", ["u"], ["y"], axes=[2])],
+            X4,
+            Y,
+            11,
+        ),
+        (9, 13, 18),
+    ),
+    "reduce_sum": (
+        model([node("ReduceSum", ["x"], ["y"], axes=[1], keepdims=0)], X4, Y, 11),
+        (13, 9),
+    ),
+    "reduce_mean": (
+        model([node("ReduceMean", ["x", "a"], ["y"])], X4, Y, 18, {"a": np.array([-1])}),
+        (11, 13, 20),
+    ),
+    "reduce_all": (model([node("ReduceMax", ["x"], ["y"])], X4, Y, 11), (18, 9)),
+    "clip": (model([node("Clip", ["x"], ["y"], min=-0.5, max=0.25)], X4, Y, 7), (11, 13)),
+    "clip_up": (
+        model([node("Clip", ["x", "", "hi"], ["y"])], X4, Y, 13, {"hi": np.float32(0.25)}),
+        (11, 7),
+    ),
+    "pad": (
+        model([node("Pad", ["x"], ["y"], pads=[0, 0, 1, 2, 0, 0, 3, 0], value=1.5)], X4, Y, 7),
+        (11, 18),
+    ),
+    "slice": (
+        model([node("Slice", ["x"], ["y"], starts=[1, -3], ends=[9, 7], axes=[1, 3])], X4, Y, 7),
+        (10, 13),
+    ),
+    "split": (model([node("Split", ["x"], ["a", "y"], axis=1)], X4, Y, 11), (13, 18)),
+    "split_sizes": (
+        model([node("Split", ["x"], ["a", "y"], axis=1, split=[1, 3])], X4, Y, 11),
+        (9, 13, 18),
+    ),
+    "top_k": (model([node("TopK", ["x"], ["y", "i"], k=3)], X4, Y, 9), (10, 11)),
+    "softmax": (model([node("Softmax", ["x"], ["y"])], X4, Y, 11), (9, 7)),
+    "softmax_13": (model([node("Softmax", ["x"], ["y"])], X4, Y, 13), (18,)),
+    "dropout": (model([node("Dropout", ["x"], ["y"], ratio=0.25)], X4, Y, 10), (12, 7)),
+    "upsample": (
+        model([node("Upsample", ["x"], ["y"], scales=[1.0, 1.0, 2.0, 3.0])], X4, Y, 7),
+        (9, 10, 11, 18),
+    ),
+    "upsample_linear": (
+        model(
+            [node("Upsample", ["x", "s"], ["y"], mode="linear")],
+            X4,
+            Y,
+            9,
+            {"s": np.array([1, 1, 2, 2], np.float32)},
+        ),
+        (7, 10, 11, 13),
+    ),
+    "grid_sample": (
+        model(
+            [node("GridSample", ["x", "g"], ["y"], mode="bicubic")],
+            [*X4, info("g", F32, [2, 3, 3, 2])],
+            Y,
+            16,
+        ),
+        (20,),
+    ),
+    "batch_normalization": (
+        model(
+            [node("BatchNormalization", ["x", "c", "c", "c", "c"], ["y"])],
+            X4,
+            Y,
+            8,
+            {"c": np.ones(4, np.float32)},
+        ),
+        (9, 14, 15, 7),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_conversion_keeps_the_numbers(name: str):
+    source, targets = CONVERSIONS[name]
+    rng = np.random.default_rng(7)
+    feeds = {
+        i.name: rng.standard_normal([d.dim_value for d in i.type.tensor_type.shape.dim]).astype("f")
+        for i in source.graph.input
+    }
+    expected = run(source, feeds)
+    for target in (*targets, source.opset_import[0].version):
+        result = to_proto(load_proto(source), opset=target)
+        onnx.checker.check_model(result)
+        assert result.opset_import[0].version == target
+        assert [n.op_type for n in result.graph.node if n.op_type != "Identity"]
+        np.testing.assert_allclose(expected[0], run(result, feeds)[0], rtol=1e-6)
+        again = to_proto(load_proto(result), opset=source.opset_import[0].version)
+        np.testing.assert_allclose(expected[0], run(again, feeds)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "opset", "reason"),
+    [
+        (
+            model([node("Squeeze", ["x", "a"], ["y"])], [*X4, info("a", I64, [1])], Y, 13),
+            11,
+            "axes is an attribute in opset 11 but not a constant",
+        ),
+        (
+            model([node("Gelu", ["x"], ["y"], approximate="tanh", name="G")], X4, Y, 20),
+            17,
+            "approx",
+        ),
+        (model([node("Softmax", ["x"], ["y"], axis=1)], X4, Y, 13), 11, "coerce_2d=false"),
+        (model([node("Softmax", ["x"], ["y"])], X4, Y, 11), 13, "coerce_2d=true"),
+        (model([node("Mish", ["x"], ["y"])], X4, Y, 18), 17, "mish does not exist in opset 17"),
+        (model([node("Relu", ["x"], ["y"])], X4, Y, 18), 40, "opset 40 cannot be written"),
+    ],
+)
+def test_what_cannot_be_said_is_refused_by_name(source: onnx.ModelProto, opset: int, reason: str):
+    with pytest.raises(UnsupportedError, match=reason):
+        to_proto(load_proto(source), opset=opset)
+
+
+def test_targets_agree_with_the_writer():
+    module = load_proto(model([node("Relu", ["x"], ["y"])], X4, Y, 17))
+    assert ORT.has("gelu", module, {})
+    assert not ONNX.has("gelu", module, {})
+    assert not ORT.has("gelu", module, {"approximate": "tanh"})
+    assert ONNX.has("clip", module, {})
+    assert ONNX.has("softmax", module, {"axis": 1})
+    assert not ONNX.has("softmax", module, {"coerce_2d": True})
+    builder = lepton_ir.Builder(module.main.block, module.main.block.terminator, Location("n"))
+    for op in (builder.build("gelu", module.main.inputs[0]), next(module.main.block.ops)):
+        legal = ORT.legal(op)
+        assert legal is True
+    gelu = next(o for o in module.main.block.ops if o.name == "gelu")
+    assert "com.microsoft" in str(ONNX.legal(gelu))
+    gelu.set_attr("approximate", "tanh")
+    assert ORT.legal(gelu) is not True
+    with pytest.raises(UnsupportedError):
+        to_proto(module)
+
+
+# -- names and types --------------------------------------------------------------------------------
+
+
+def test_interface_names_docs_and_unnamed_dims_are_kept():
+    proto = model(
+        [node("Relu", ["x"], ["h"], name="r", doc_string="why"), node("Neg", ["h"], ["y"])],
+        [info("x", F32, ["N", None, 4, "?"])],
+        [info("y", F32, ["N", None, 4, "out"])],
+        value_info=[info("h", F32, ["N", None, 4, None])],
+    )
+    proto.graph.input[0].doc_string = "pixels"
+    helper.set_model_props(proto, {"author": "someone"})
+    proto.producer_name = "me"
+    module = load_proto(proto)
+    (x,) = module.main.inputs
+    assert x.shape[0] is dims.sym("N")
+    assert x.shape[1] is not x.shape[3]
+    result = to_proto(module)
+    assert [str(i) for i in result.graph.input] == [str(i) for i in proto.graph.input]
+    assert [str(o) for o in result.graph.output] == [str(o) for o in proto.graph.output]
+    assert [v.name for v in result.graph.value_info] == ["h"]
+    assert result.graph.node[0].doc_string == "why"
+    assert result.graph.node[1].name == ""
+    assert (result.producer_name, result.metadata_props[0].value) == ("me", "someone")
+    assert not any(n.metadata_props for n in result.graph.node)
+
+
+def test_outputs_that_are_inputs_or_constants_or_twice():
+    proto = model(
+        [node("Relu", ["x"], ["y"])],
+        [info("x", F32, [2])],
+        [info(n, F32, [2]) for n in ("y", "x", "c", "y")],
+        constants={"c": np.ones(2, np.float32)},
+    )
+    result = to_proto(load_proto(proto))
+    assert [o.name for o in result.graph.output] == ["y", "x", "c", "y"]
+    assert [n.op_type for n in result.graph.node] == ["Relu"]
+
+
+def test_one_value_under_two_output_names_gets_an_identity():
+    module = load_proto(
+        model(
+            [node("Relu", ["x"], ["a"], name="r"), node("Neg", ["x"], ["b"], name="n")],
+            [info("x", F32, [2])],
+            [info("a", F32, [2]), info("b", F32, [2])],
+        )
+    )
+    relu, neg = (o for o in module.main.block.ops if o.results)
+    neg.result.replace_all_uses(relu.result)
+    neg.erase()
+    result = to_proto(module)
+    onnx.checker.check_model(result)
+    assert [n.op_type for n in result.graph.node] == ["Relu", "Identity"]
+    assert json.loads(result.graph.node[1].metadata_props[0].value) == ["r"]
+    x = np.array([-1, 2], np.float32)
+    assert_same(run(result, {"x": x}), [np.maximum(x, 0)] * 2)
+
+
+def test_new_nodes_say_where_they_came_from():
+    module = load_proto(model([node("Relu", ["x"], ["y"], name="r")], X4, Y))
+    (op, _) = module.main.block.ops
+    op.loc = Location("", (op.loc, Location("other")), "fuse/rule")
+    op.node_name = None
+    (written,) = to_proto(module).graph.node
+    found = {p.key: json.loads(p.value) for p in written.metadata_props}
+    assert found == {"lepton.sources": ["r", "other"], "lepton.rules": ["fuse/rule"]}
+    assert written.name == "Relu_y"
+
+
+def test_overridable_initializers():
+    proto = model(
+        [node("Add", ["x", "w"], ["y"])],
+        [info("x", F32, [2]), info("w", F32, [2])],
+        [info("y", F32, [2])],
+        constants={"w": np.ones(2, np.float32)},
+    )
+    module = load_proto(proto)
+    assert [v.name for v in module.main.inputs] == ["x"]
+    assert "became constants" in str(module.remarks[0])
+    kept = load_proto(proto, keep_overridable=True)
+    assert [v.name for v in kept.main.inputs] == ["x", "w"]
+    assert list(kept.main.overridable) == ["w"]
+    result = to_proto(kept)
+    assert [i.name for i in result.graph.input] == ["x", "w"]
+    assert [t.name for t in result.graph.initializer] == ["w"]
+
+
+def test_sibling_subgraphs_keep_equal_names():
+    def branch(op_type: str) -> onnx.GraphProto:
+        return helper.make_graph([node(op_type, ["x"], ["b"])], op_type, [], [info("b", F32, [2])])
+
+    proto = model(
+        [node("If", ["c"], ["y"], then_branch=branch("Relu"), else_branch=branch("Neg"))],
+        [info("c", TensorProto.BOOL, []), info("x", F32, [2])],
+        [info("y", F32, [2])],
+    )
+    result = to_proto(load_proto(proto))
+    onnx.checker.check_model(result)
+    graphs = [a.g for a in result.graph.node[0].attribute]
+    assert [g.output[0].name for g in graphs] == ["b", "b"]
+    x = np.array([-1, 2], np.float32)
+    assert_same(run(result, {"c": np.array(False), "x": x}), [-x])
+
+
+# -- opaque nodes and functions ---------------------------------------------------------------------
+
+
+def test_unknown_operators_are_carried_through():
+    attributes = {
+        "i": 3,
+        "f": 0.1,
+        "s": b"\xff\xfe",
+        "ints": [1, 2],
+        "floats": [1.0, 2.0],
+        "strings": ["a", "b"],
+        "t": numpy_helper.from_array(np.arange(3, dtype=np.float32), "t"),
+        "g": helper.make_graph([node("Relu", ["x"], ["r"])], "g", [], [info("r", F32, None)]),
+    }
+    foo = node("Foo", ["x", ""], ["y", ""], domain="com.acme", **attributes)
+    empty = foo.attribute.add()
+    empty.name, empty.type = "empty", onnx.AttributeProto.FLOATS
+    proto = model([foo], [info("x", F32, [2])], Y, imports={"": 17, "com.acme": 3})
+    module = load_proto(proto)
+    (op, _) = module.main.block.ops
+    assert (op.name, op.definition, op.version) == ("com.acme.Foo", None, 3)
+    assert op.attrs["s"] == b"\xff\xfe"
+    result = to_proto(module)
+    assert {d.domain: d.version for d in result.opset_import} == {"": 17, "com.acme": 3}
+    (written,) = result.graph.node
+    by_name = {a.name: a for a in written.attribute}
+    for attribute in proto.graph.node[0].attribute:
+        mine = by_name[attribute.name]
+        assert mine.type == attribute.type
+        if attribute.name not in "tg":
+            assert mine == attribute
+    assert numpy_helper.to_array(by_name["t"].t).tolist() == [0, 1, 2]
+    assert by_name["g"].g.node[0].op_type == "Relu"
+
+
+def local_function() -> onnx.ModelProto:
+    leaky = node("LeakyRelu", ["a"], ["l"])
+    alpha = leaky.attribute.add()
+    alpha.name, alpha.ref_attr_name, alpha.type = "alpha", "slope", onnx.AttributeProto.FLOAT
+    constant = node("Constant", [], ["k"])
+    value = constant.attribute.add()
+    value.name, value.ref_attr_name = "value_float", "slope"
+    value.type = onnx.AttributeProto.FLOAT
+    body = [leaky, constant, node("Add", ["l", "k"], ["o"])]
+    function = helper.make_function(
+        "my", "Act", ["a"], ["o"], body, [helper.make_opsetid("", 17)], attributes=["slope"]
+    )
+    return model(
+        [node("Act", ["x"], ["y"], domain="my", slope=0.25, name="call")],
+        [info("x", F32, [3])],
+        [info("y", F32, [3])],
+        functions=[function],
+        imports={"": 17, "my": 1},
+    )
+
+
+def test_local_functions_are_kept_with_their_parameters():
+    proto = local_function()
+    module = load_proto(proto)
+    assert list(module.functions) == ["main", "my:Act"]
+    (call, _) = module.main.block.ops
+    assert call.attrs == {"callee": "my:Act", "slope": 0.25}
+    leaky = next(module.functions["my:Act"].block.ops)
+    assert leaky.attrs["alpha"] == AttrRef("slope", "float")
+    result = to_proto(module)
+    onnx.checker.check_model(result)
+    x = np.array([-4, 0, 2], np.float32)
+    assert_same(run(proto, {"x": x}), run(result, {"x": x}))
+
+
+# -- external data ----------------------------------------------------------------------------------
+
+
+def external_model(folder: Path, location: str = "w.bin", offset: int = 0) -> Path:
+    proto = model(
+        [node("Add", ["x", "w"], ["y"])],
+        [info("x", F32, [1024])],
+        [info("y", F32, [1024])],
+        constants={"w": np.arange(1024, dtype=np.float32)},
+    )
+    tensor = proto.graph.initializer[0]
+    raw = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(len(raw)))):
+        tensor.external_data.add(key=key, value=value)
+    (folder / "w.bin").write_bytes(b"\0" * offset + raw)
+    path = folder / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def test_external_data_stays_external(tmp_path: Path):
+    module = load(external_model(tmp_path, offset=64))
+    out = tmp_path / "out.onnx"
+    save(module, out)
+    result = onnx.load(out)
+    assert numpy_helper.to_array(result.graph.initializer[0]).tolist() == list(range(1024))
+    assert (tmp_path / "out.onnx.data").stat().st_size == 4096
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("model.onnx", "out.onnx", "out.onnx.data", "w.bin")
+    ]
+    with pytest.raises(UnsupportedError, match="overwrite"):
+        save(load(out), out)
+
+
+@pytest.mark.parametrize(
+    "location", ["../w.bin", "/etc/passwd", "", "missing.bin", "a\0b", "link", "fifo", "folder"]
+)
+def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: str):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "w.bin").write_bytes(b"\0" * 4096)
+    (folder / "link").symlink_to(tmp_path / "w.bin")
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "fifo")
+    with pytest.raises(InvalidModelError, match=r"external-data"):
+        load(external_model(folder, location))
+
+
+def test_external_data_must_lie_inside_its_file(tmp_path: Path):
+    path = external_model(tmp_path)
+    (tmp_path / "w.bin").write_bytes(b"\0" * 4095)
+    with pytest.raises(InvalidModelError, match="4095 bytes"):
+        load(path)
+
+
+# -- malformed and odd files ------------------------------------------------------------------------
+
+
+def declared(dim: Any) -> onnx.ModelProto:
+    return model([node("Relu", ["x"], ["y"])], [info("x", F32, [dim])], Y)
+
+
+def huge_header() -> onnx.ModelProto:
+    proto = model([node("Add", ["x", "w"], ["y"])], [info("x", F32, [2])], Y)
+    proto.graph.initializer.add(name="w", data_type=F32, dims=[1 << 40, 1 << 40])
+    return proto
+
+
+def recursive() -> onnx.ModelProto:
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1)]
+    functions = [
+        helper.make_function("my", a, ["x"], ["y"], [node(b, ["x"], ["y"], domain="my")], imports)
+        for a, b in (("A", "B"), ("B", "A"))
+    ]
+    call = node("A", ["x"], ["y"], domain="my")
+    return model([call], X4, Y, functions=functions, imports={"": 17, "my": 1})
+
+
+MALFORMED = {
+    "cycle": (model([node("Add", ["x", "b"], ["a"]), node("Neg", ["a"], ["b"])], X4, Y), "cycle"),
+    "undefined": (model([node("Add", ["x", "q"], ["y"])], X4, Y), '"q", which nothing defines'),
+    "no output": (model([node("Relu", ["x"], ["z"])], X4, Y), '"y", which nothing defines'),
+    "twice": (
+        model([node("Relu", ["x"], ["y"]), node("Neg", ["x"], ["y"])], X4, Y),
+        '"y" is defined twice',
+    ),
+    "unknown attribute": (model([node("Relu", ["x"], ["y"], q=1)], X4, Y), 'no attribute "q"'),
+    "wrong kind": (model([node("Softmax", ["x"], ["y"], axis=1.5)], X4, Y), "should be int"),
+    "too many": (model([node("Relu", ["x", "x"], ["y"])], X4, Y), "relu"),
+    "no opset": (model([node("Relu", ["x"], ["y"])], X4, Y, imports={"my": 1}), "imports no opset"),
+    "negative": (declared(-5), "size -5"),
+    "huge header": (huge_header(), "holds 0 elements"),
+    "recursion": (recursive(), "call themselves"),
+    "shapes": (
+        model(
+            [node("Add", ["x", "w"], ["y"], name="bad")], X4, Y, constants={"w": np.ones(3, "f")}
+        ),
+        'node "bad"',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_models_are_refused_in_one_sentence(name: str):
+    proto, reason = MALFORMED[name]
+    with pytest.raises(InvalidModelError) as caught:
+        load_proto(proto)
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_newer_opsets_are_refused():
+    with pytest.raises(UnsupportedError, match="opset 99"):
+        load_proto(model([node("Relu", ["x"], ["y"])], X4, Y, imports={"": 99}))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "empty"),
+        (b"\x89PNG\r\n", "PNG"),
+        (b"PK\x03\x04xx", "zip"),
+        (b"\x1c\0\0\0TFL3", "TensorFlow Lite"),
+        (b"hello, this is text\n", "text file"),
+        (b"\x89HDF\r\n", "HDF5"),
+        (b"\x80\x04\x95", "pickle"),
+        (b"\xff" * 100, "protobuf"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(tmp_path: Path, content: bytes, what: str):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InvalidModelError, match=what):
+        lepton_ir.load(path)
+
+
+def test_truncated_files_are_refused_whole():
+    data = local_function().SerializeToString()
+    for cut in range(1, len(data), 7):
+        message = ""
+        try:
+            load(data[:cut])
+        except LeptonError as error:
+            message = error.message
+        assert "\n" not in message
+
+
+def test_unsorted_nodes_are_sorted_with_a_remark():
+    proto = model([node("Neg", ["h"], ["y"], name="n"), node("Relu", ["x"], ["h"])], X4, Y)
+    module = load_proto(proto)
+    assert [n.op_type for n in to_proto(module).graph.node] == ["Relu", "Neg"]
+    assert "not in order" in str(module.remarks[-1])
+
+
+def test_declared_types_that_contradict_are_remarked_and_not_trusted():
+    proto = model(
+        [node("Relu", ["x"], ["h"]), node("Neg", ["h"], ["y"])],
+        [info("x", F32, [2, 3])],
+        Y,
+        value_info=[info("h", F32, [5, 3])],
+    )
+    module = load_proto(proto)
+    assert "declared as f32[5,3], but it is f32[2,3]" in str(module.remarks[0])
+    assert to_proto(module).graph.value_info[0].type.tensor_type.shape.dim[0].dim_value == 2
+
+
+def test_old_opsets_go_through_the_converter():
+    proto = model(
+        [node("PRelu", ["x", "w"], ["y"])],
+        [*X4, info("w", F32, [4])],
+        Y,
+        6,
+        {"w": np.arange(4, dtype=np.float32)},
+    )
+    module = load_proto(proto)
+    assert "converted from opset 6" in str(module.remarks[0])
+    x = -np.ones((2, 4, 6, 8), np.float32)
+    assert run(to_proto(module), {"x": x})[0][0, :, 0, 0].tolist() == [0, -1, -2, -3]
