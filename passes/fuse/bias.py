@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 _BIAS_LIMIT = 1 << 20
 _BIASED = {
-    **{"conv": "b", "conv_transpose": "b", "gemm": "c"},
-    **{"qlinear_conv": "b", "layer_normalization": "b"},
+    "conv": "b",
+    "conv_transpose": "b",
+    "gemm": "c",
+    "qlinear_conv": "b",
+    "layer_normalization": "b",
 }
-_GEMM_WITHOUT_C = 11
-"""First opset in which Gemm may leave its third input out."""
 
 
 @rewrite(*_BIASED)
@@ -32,16 +33,12 @@ def drop_zero_bias(m: Match, rw: Rewriter) -> bool:
     tensor = const_tensor(bias)
     if bias is None or tensor is None or tensor.nbytes > _BIAS_LIMIT or not readable(bias):
         return False
-    module = rw.function.module
-    if op.name == "gemm" and module is not None and rw.ctx.target is not None:
-        opset = rw.function.opsets.get("", module.opsets.get("", _GEMM_WITHOUT_C))
-        if opset < _GEMM_WITHOUT_C:
-            return rw.fail("Gemm of opset {} needs its third input", opset)
     if constant(bias).any():
-        return False
-    if op.name == "gemm" and (op.operands[0] is None or op.operands[1] is None):
         return False
     operands = list(op.operands)
     operands[index] = None
     made = rw.build.build(op.name, *operands, results=len(op.results), **op.all_attrs())
+    answer = rw.ctx.legal(made)
+    if answer is not True:
+        return rw.fail("{} cannot be written without it: {}", op.name, answer)
     return rw.replace(op, list(made.results))

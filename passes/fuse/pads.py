@@ -149,6 +149,19 @@ def pad_into_average_pool(m: Match, rw: Rewriter) -> bool:
     return _with_pads(m, rw, pad, pads, count_include_pad=True)
 
 
+def _sees_elements(root: Op, x: Value, pads: tuple[int, ...]) -> bool:
+    """Whether each window covers an element of x; padding alone gives the lowest value."""
+    if any(d != 1 for d in root.attr("dilations") or ()):
+        return False
+    kernel = root.attr("kernel_shape")
+    rank = len(kernel)
+    sizes = (None,) * rank if x.shape is None else x.shape[2:]
+    return all(
+        pads[i] + pads[rank + i] < kernel[i] or (isinstance(size, int) and size > 0)
+        for i, size in enumerate(sizes)
+    )
+
+
 def _lowest(value: Value) -> float | None:
     if value.dtype is None:
         return None
@@ -184,7 +197,6 @@ def pad_into_max_pool(m: Match, rw: Rewriter) -> bool:
     pads = _absorbed(m, rw, pad, _pool_rank(root))
     if pads is None:
         return False
-    dilations = root.attr("dilations")
-    if not _smaller_than_kernel(root, pads) or any(d != 1 for d in dilations or ()):
+    if not _smaller_than_kernel(root, pads) or not _sees_elements(root, x, pads):
         return rw.fail("a window may lie in the padding altogether")
     return _with_pads(m, rw, pad, pads)
