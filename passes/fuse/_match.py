@@ -139,7 +139,9 @@ class Scan:
         Multiplications, divisions by numbers and small powers are taken apart when nothing else
         reads them (the scan's root is always).
         """
-        number, factors, pending = 1.0, list[Value](), [value]
+        number = 1.0
+        factors: list[Value] = []
+        pending = [value]
         while pending:
             current = pending.pop()
             op = made_by(current, "mul", "div", "pow")

@@ -90,7 +90,7 @@ def fuse_gelu(m: Match, rw: Rewriter) -> bool:
         if not scan.settles_on(x, rw):
             return False
         kind = "none" if op.name == "erf" else "tanh"
-        return settle(rw, m.root, rw.build.gelu(x, approximate=kind))
+        return settle(rw, m.root, rw.gelu(x, approximate=kind))
     return False
 
 
@@ -181,7 +181,7 @@ def fuse_hard_sigmoid(m: Match, rw: Rewriter) -> bool:
         return rw.fail("attributes do not hold {} and {} exactly", alpha, beta)
     if not scan.settles_on(x, rw) or not available(rw, "hard_sigmoid"):
         return False
-    return settle(rw, m.root, rw.build.hard_sigmoid(x, alpha=alpha, beta=beta))
+    return settle(rw, m.root, rw.hard_sigmoid(x, alpha=alpha, beta=beta))
 
 
 @rewrite("mul", "div")
@@ -199,9 +199,9 @@ def fuse_hard_swish(m: Match, rw: Rewriter) -> bool:
         if not scan.settles_on(x, rw):
             return False
         if has_swish:
-            return settle(rw, m.root, rw.build.hard_swish(x))
-        gated = rw.build.hard_sigmoid(x, alpha=alpha, beta=beta)
-        return settle(rw, m.root, rw.build.mul(x, gated))
+            return settle(rw, m.root, rw.hard_swish(x))
+        gated = rw.hard_sigmoid(x, alpha=alpha, beta=beta)
+        return settle(rw, m.root, rw.mul(x, gated))
     return False
 
 
@@ -222,7 +222,7 @@ def fuse_swish(m: Match, rw: Rewriter) -> bool:
             return rw.fail("the opset has no Swish")
         if not scan.settles_on(x, rw):
             return False
-        return settle(rw, m.root, rw.build.swish(x, alpha=alpha))
+        return settle(rw, m.root, rw.swish(x, alpha=alpha))
     return False
 
 
@@ -251,5 +251,5 @@ def fuse_mish(m: Match, rw: Rewriter) -> bool:
             return rw.fail("the opset has no Mish")
         if not scan.settles_on(x, rw):
             return False
-        return settle(rw, m.root, rw.build.mish(x))
+        return settle(rw, m.root, rw.mish(x))
     return False

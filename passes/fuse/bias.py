@@ -37,7 +37,7 @@ def drop_zero_bias(m: Match, rw: Rewriter) -> bool:
         return False
     operands = list(op.operands)
     operands[index] = None
-    made = rw.build.build(op.name, *operands, results=len(op.results), **op.all_attrs())
+    made = rw.build(op.name, *operands, results=len(op.results), **op.all_attrs())
     answer = rw.ctx.legal(made)
     if answer is not True:
         return rw.fail("{} cannot be written without it: {}", op.name, answer)

@@ -108,15 +108,15 @@ def _rebuilt(m: Match, rw: Rewriter, inner: Op, wanted: Clamp) -> bool:
         return rw.fail("the element type is not known")
     names = {m.root.name, inner.name}
     if low == 0 and high == math.inf and "relu" in names:
-        return settle(rw, m.root, rw.build.relu(x))
+        return settle(rw, m.root, rw.relu(x))
     for name, bound, open_end in (("max", low, high), ("min", high, low)):
         if math.isinf(open_end) and names == {name}:
-            return settle(rw, m.root, rw.build.build(name, x, rw.const(bound, dtype)).result)
+            return settle(rw, m.root, rw.build(name, x, rw.const(bound, dtype)).result)
     bounds = [
         None if math.isinf(b) and (b < 0) == is_low else rw.const(b, dtype)
         for b, is_low in ((low, True), (high, False))
     ]
-    return settle(rw, m.root, rw.build.clip(x, *bounds))
+    return settle(rw, m.root, rw.clip(x, *bounds))
 
 
 @rewrite("max")
@@ -137,5 +137,5 @@ def leaky_relu_from_max(m: Match, rw: Rewriter) -> bool:
         if not f32_exact(x.dtype, float(np.float64(alpha))):
             return rw.fail("an attribute does not hold the factor exactly")
         rw.also(product)
-        return settle(rw, m.root, rw.build.leaky_relu(x, alpha=float(alpha)))
+        return settle(rw, m.root, rw.leaky_relu(x, alpha=float(alpha)))
     return False

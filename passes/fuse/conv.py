@@ -57,7 +57,7 @@ def _scaled_outputs(op: Op, factor: Array) -> Array | None:
 
 
 def _rebuilt(op: Op, rw: Rewriter, x: Value, weight: Value, bias: Value | None) -> Value:
-    return rw.build.build(op.name, x, weight, bias, **op.all_attrs()).result
+    return rw.build(op.name, x, weight, bias, **op.all_attrs()).result
 
 
 def _absorb(m: Match, rw: Rewriter, conv: Op, affine: Affine) -> bool:
@@ -226,5 +226,5 @@ def affine_into_bn(m: Match, rw: Rewriter) -> bool:
         rw.const(new_beta, beta.dtype, beta.name),
         *inner.operands[3:],
     ]
-    made = rw.build.build("batch_normalization", *values, **inner.all_attrs())
+    made = rw.build("batch_normalization", *values, **inner.all_attrs())
     return rw.replace(m.root.result, made.result)

@@ -88,7 +88,7 @@ def matmul_add_to_gemm(m: Match, rw: Rewriter) -> bool:
     if not available(rw, "gemm"):
         return rw.fail("the opset has no such Gemm")
     rw.also(product)
-    return settle(rw, m.root, rw.build.gemm(a, b, c))
+    return settle(rw, m.root, rw.gemm(a, b, c))
 
 
 @rewrite("add")
@@ -105,7 +105,7 @@ def add_into_gemm(m: Match, rw: Rewriter) -> bool:
         return rw.fail("{} is not proven to fit a result of {}", c, gemm.result.type)
     rw.also(gemm)
     attrs = {**gemm.all_attrs(), "beta": 1.0}
-    return rw.replace(m.root, rw.build.gemm(*gemm.operands[:2], c, **attrs))
+    return rw.replace(m.root, rw.gemm(*gemm.operands[:2], c, **attrs))
 
 
 @rewrite("add", "sub", "mul", "div", "batch_normalization")
@@ -149,7 +149,7 @@ def _affine_gemm(m: Match, rw: Rewriter, gemm: Op, affine: Affine) -> bool:
     if new_bias is not None:
         attrs["beta"] = 1.0
         new_bias = rw.const(new_bias, b.dtype, rest[0].name if rest and rest[0] else None)
-    return rw.replace(m.root.result, rw.build.gemm(a, weight, new_bias, **attrs))
+    return rw.replace(m.root.result, rw.gemm(a, weight, new_bias, **attrs))
 
 
 def _affine_bias(rw: Rewriter, gemm: Op, c: Value | None, affine: Affine) -> Any:
@@ -190,9 +190,7 @@ def bn_into_matmul(m: Match, rw: Rewriter) -> bool:
     if weight is None or bias is None:
         return rw.fail("the folded weights leave the range of {}", w.dtype)
     rw.also(product)
-    return rw.replace(
-        m.root.result, rw.build.gemm(a, new_weight(rw, weight, w), rw.const(bias, w.dtype))
-    )
+    return rw.replace(m.root.result, rw.gemm(a, new_weight(rw, weight, w), rw.const(bias, w.dtype)))
 
 
 @rewrite("mul", "div")
@@ -221,7 +219,7 @@ def scale_into_matmul(m: Match, rw: Rewriter) -> bool:
     if weight is None:
         return rw.fail("the folded weights leave the range of {}", w.dtype)
     rw.also(product)
-    return rw.replace(m.root, rw.build.matmul(a, new_weight(rw, weight, w)))
+    return rw.replace(m.root, rw.matmul(a, new_weight(rw, weight, w)))
 
 
 @rewrite("matmul", "gemm")
@@ -247,7 +245,7 @@ def scale_before_matmul(m: Match, rw: Rewriter) -> bool:
     if weight is None:
         return rw.fail("the folded weights leave the range of {}", w.dtype)
     operands = [x, new_weight(rw, weight, w), *m.root.operands[2:]]
-    made = rw.build.build(m.root.name, *operands, **m.root.all_attrs())
+    made = rw.build(m.root.name, *operands, **m.root.all_attrs())
     return rw.replace(m.root, made.result)
 
 
@@ -269,5 +267,5 @@ def transpose_into_gemm(m: Match, rw: Rewriter) -> bool:
             operands[i] = inner.operands[0]
             attrs[name] = not attrs[name]
             rw.also(inner)
-            return rw.replace(m.root, rw.build.gemm(*operands, **attrs))
+            return rw.replace(m.root, rw.gemm(*operands, **attrs))
     return False

@@ -104,7 +104,7 @@ def _normalized(
     if not scan.settles_on(x, rw):
         return False
     scale = _ones(rw, sizes, x.dtype)
-    made = rw.build.build(name, x, scale, axis=-k, epsilon=epsilon)
+    made = rw.build(name, x, scale, axis=-k, epsilon=epsilon)
     return settle(rw, m.root, made.result)
 
 
@@ -181,7 +181,7 @@ def cast_around_norm(m: Match, rw: Rewriter) -> bool:
     assert tensor is not None
     rw.also(norm, inner)
     ones = _ones(rw, list(tensor.shape), to)
-    made = rw.build.build(norm.name, x, ones, **norm.all_attrs())
+    made = rw.build(norm.name, x, ones, **norm.all_attrs())
     return settle(rw, m.root, made.result)
 
 
@@ -198,7 +198,7 @@ def scale_into_norm(m: Match, rw: Rewriter) -> bool:
         if not _covers(scale, norm):
             return rw.fail("{} is not proven to have the shape of the normalized axes", scale)
         rw.also(norm)
-        made = rw.build.build(norm.name, norm.operands[0], scale, **norm.all_attrs())
+        made = rw.build(norm.name, norm.operands[0], scale, **norm.all_attrs())
         return settle(rw, m.root, made.result)
     return False
 
@@ -214,7 +214,7 @@ def bias_into_norm(m: Match, rw: Rewriter) -> bool:
         if not _covers(bias, norm):
             return rw.fail("{} is not proven to have the shape of the normalized axes", bias)
         rw.also(norm)
-        made = rw.build.layer_normalization(*norm.operands, bias, **norm.all_attrs())
+        made = rw.layer_normalization(*norm.operands, bias, **norm.all_attrs())
         value = made[0] if isinstance(made, tuple) else made
         return settle(rw, m.root, value)
     return False

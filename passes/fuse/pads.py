@@ -88,7 +88,7 @@ def _with_pads(m: Match, rw: Rewriter, pad: Op, pads: tuple[int, ...], **more: o
     rw.also(pad)
     attrs = {**root.all_attrs(), **more, "pads": pads, "auto_pad": "NOTSET"}
     operands: list[Value | None] = [pad.operands[0], *root.operands[1:]]
-    made = rw.build.build(root.name, *operands, results=len(root.results), **attrs)
+    made = rw.build(root.name, *operands, results=len(root.results), **attrs)
     return rw.replace(root, list(made.results))
 
 

@@ -59,7 +59,7 @@ def mean_from_sum(m: Match, rw: Rewriter) -> bool:
     if not scan.settles_on(total.result, rw):
         return False
     attrs = {"keepdims": total.attr("keepdims")}
-    return settle(rw, m.root, rw.build.reduce_mean(x, total.operand("axes"), **attrs))
+    return settle(rw, m.root, rw.reduce_mean(x, total.operand("axes"), **attrs))
 
 
 @rewrite("log")
@@ -72,7 +72,7 @@ def fuse_log_softmax(m: Match, rw: Rewriter) -> bool:
     x = inner.operands[0]
     if x is None or not scan.settles_on(x, rw) or not available(rw, "log_softmax"):
         return False
-    return settle(rw, m.root, rw.build.log_softmax(x, **inner.all_attrs()))
+    return settle(rw, m.root, rw.log_softmax(x, **inner.all_attrs()))
 
 
 @rewrite("div")
@@ -94,7 +94,7 @@ def fuse_softmax(m: Match, rw: Rewriter) -> bool:
         return False
     if not available(rw, "softmax"):
         return False
-    return settle(rw, m.root, rw.build.softmax(x, axis=-1))
+    return settle(rw, m.root, rw.softmax(x, axis=-1))
 
 
 def mean_of_squares(scan: Scan, value: Value | None) -> tuple[Value, int] | None:
