@@ -300,7 +300,7 @@ def find_pass(name: str, text: str = "", position: int = 0) -> type[Pass] | str:
     except plugins.PluginError as error:
         known = pass_names()
         if name in known:
-            raise LeptonError(str(error), code="plugin") from error
+            raise LeptonError(error.message, code="plugin") from error
         close = difflib.get_close_matches(name, known)
         hint = f"did you mean {' or '.join(close)}?" if close else "see --list-passes"
         raise PipelineError(f"unknown pass {name!r}", text or name, position, hint) from error

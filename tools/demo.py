@@ -95,9 +95,7 @@ def export(net: Net) -> onnx.ModelProto:
     x = g.node("MatMul", [x, g.weight(net.weight, "head.weight")], "/head/MatMul")
     bias = g.weight(net.bias, "head.bias")
     g.nodes.append(helper.make_node("Add", [x, bias], ["scores"], name="/head/Add"))
-    picture = helper.make_tensor_value_info(
-        "picture", TensorProto.FLOAT, ["batch", 1, SIZE, SIZE]
-    )
+    picture = helper.make_tensor_value_info("picture", TensorProto.FLOAT, ["batch", 1, SIZE, SIZE])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", len(CLASSES)])
     graph = helper.make_graph(g.nodes, "strokes", [picture], [scores], g.weights)
     model = helper.make_model(

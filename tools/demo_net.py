@@ -1,4 +1,4 @@
-"""The demo's task and model: pictures of strokes, and a small convolutional net trained in NumPy."""
+"""The demo's task and model: pictures of strokes, and a small net trained in NumPy."""
 
 from __future__ import annotations
 

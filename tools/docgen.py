@@ -1,7 +1,7 @@
 """Write the reference pages from the code: ``python -m lepton_ir.tools.docgen [--check]``.
 
 ``docs/passes.md``, ``docs/rules.md`` and ``docs/ops.md`` are derived from docstrings, dataclass
-fields, rule marks and the op table. ``--check`` writes nothing and fails when a page is out of date.
+fields, rule marks and the op table. ``--check`` writes nothing; it fails when a page is stale.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def own_passes() -> tuple[dict[str, type[Pass]], dict[str, str]]:
 
 
 def split_docstring(doc: str) -> tuple[str, dict[str, str]]:
-    """Return the text of a Google-style docstring and the entries of its Attributes section.
+    r"""Return the text of a Google-style docstring and the entries of its Attributes section.
 
-    >>> split_docstring("Do it.\\n\\nAttributes:\\n    limit: bytes\\n        at most.\\n")
+    >>> split_docstring("Do it.\n\nAttributes:\n    limit: bytes\n        at most.\n")
     ('Do it.', {'limit': 'bytes at most.'})
     """
     head, _, rest = doc.partition("\nAttributes:\n")
@@ -139,9 +139,9 @@ def rules_page() -> str:
     """Return docs/rules.md."""
     lines = [_NOTICE, "# Rewrite rules", ""]
     lines += [
-        "Each row is one rule; `--exclude-rule NAME` or `--exclude-rule PASS/NAME` switches it off.",
-        "*Exact* rules give the same bits for every input, NaN and signed zeros included; only they",
-        "run under `O1`.",
+        "Each row is one rule; `--exclude-rule NAME` (or `PASS/NAME`) switches it off. *Exact*",
+        "rules give the same bits for every input, NaN and signed zeros included; only they run",
+        "under `O1`.",
     ]
     for name, cls in own_passes()[0].items():
         groups = _grouped(rules_of(cls))

@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("model", nargs="?", metavar="MODEL", help="the model (.onnx, .lir)")
     p.add_argument("-o", "--output", metavar="OUT", help="output file (MODEL.opt.onnx)")
     p.add_argument("--passes", default="O2", metavar="PIPELINE", help="what to do (O2)")
-    p.add_argument("--emit", choices=("onnx", "lir", "none"), default="onnx", help="output format")
+    p.add_argument(
+        "--emit", choices=("onnx", "lir", "none"), help="output format (by the name of OUT)"
+    )
     p.add_argument("--target", default="onnx", help="what will run the result: onnx, ort (onnx)")
     p.add_argument("--opset", type=int, metavar="N", help="ONNX opset of the result (the source's)")
     p.add_argument("--dim", action="append", default=[], metavar="NAME=SIZE", help="fix a dim")
@@ -151,7 +153,7 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         model=args.model or "",
         passes=args.passes,
         output=args.output,
-        emit=args.emit,
+        emit=args.emit or ("lir" if str(args.output).endswith(".lir") else "onnx"),
         target=args.target,
         opset=args.opset,
         dims=tuple(args.dim),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir import api, check, plugins
+from lepton_ir.clone import clone_module
 from lepton_ir.context import PassContext
 from lepton_ir.diagnostics import LeptonError, Remark, UnsupportedError, shorten
 from lepton_ir.instruments import CheckEach, PrintAfterChange, VerifyEach
@@ -315,8 +316,27 @@ class _Run:
         assert self.checker is not None
         with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
             scratch = os.path.join(folder, "result.onnx")
-            api.save(module, scratch, opset=self.options.opset)
+            self.save_onnx(module, scratch)
             return self.checker.compare(scratch, lossy=lossy, facts=self.facts)
+
+    def lacks(self, module: Module) -> bool:
+        """Return whether the target lacks an operation that decomposes into others."""
+        names = {
+            op.name for op in module.walk() if op.definition and op.definition.decompose is not None
+        }
+        return any(not self.target.has(name, module, {}) for name in sorted(names))
+
+    def legalize(self, module: Module) -> None:
+        """Decompose what the target lacks; not subject to the options that leave rewrites out."""
+        ctx = PassContext(target=self.target)
+        PassManager(ctx).run(Pipeline.parse("legalize"), module)
+
+    def save_onnx(self, module: Module, path: str) -> None:
+        """Write ONNX; ``module`` keeps operations that the target lacks, the file does not."""
+        if self.lacks(module):
+            module = clone_module(module)
+            self.legalize(module)
+        api.save(module, path, format="onnx", opset=self.options.opset)
 
     # -- the run -----------------------------------------------------------------------------
 
@@ -342,6 +362,8 @@ class _Run:
                     if self._mismatch(outcome.verdict, ctx):
                         continue
                 manager.run_steps(self.rest, module)
+            if options.emit == "onnx" and self.lacks(module):
+                self.legalize(module)
             outcome.records = manager.records
             outcome.rules = dict(ctx.rule_hits)
             outcome.remarks = [*module.remarks, *ctx.remarks]
@@ -370,7 +392,7 @@ class _Run:
             name = os.path.basename(self.path or "result.onnx")
             scratch = os.path.join(folder, name if options.emit != "lir" else "result.onnx")
             if self.checked or options.emit != "lir":
-                api.save(module, scratch, opset=options.opset)
+                self.save_onnx(module, scratch)
             if self.checked:
                 assert self.checker is not None
                 verdict = self.checker.compare(scratch, lossy=bool(self.rest), facts=self.facts)
@@ -434,11 +456,12 @@ class _Run:
             return None
         base = os.path.splitext(self.path)[0]
         target = f"{base}.repro.lir"
-        try:
-            from lepton_ir.text.write import write_reproducer
+        from lepton_ir.text.write import write_reproducer
+        from lepton_ir.tools import reproduce
 
-            stop = "" if culprit is None else f" --stop-after={culprit}"
-            write_reproducer(self.load(), target, ",".join(map(str, self.exact)), stop)
+        text = reproduce.option_text(self.options, self.excluded, culprit)
+        try:
+            write_reproducer(self.load(), target, ",".join(map(str, self.exact)), text)
         except (LeptonError, OSError):
             return None
         return target
@@ -538,26 +561,9 @@ def run_reproducer(path: str, options: Options) -> Outcome:
     Raises:
         LeptonError: not a reproducer.
     """
-    import dataclasses
+    from lepton_ir.tools import reproduce
 
-    try:
-        with open(path, encoding="utf-8") as file:
-            head = [file.readline() for _ in range(4)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise LeptonError(f"cannot read it: {error}", code="reproducer", where=path) from error
-    run = next((line[7:].strip() for line in head if line.startswith("// RUN:")), None)
-    if run is None:
-        raise UnsupportedError(
-            "has no '// RUN: pipeline' line",
-            code="reproducer",
-            where=path,
-            hint="give a .lir file that lepton-opt wrote when a check failed",
-        )
-    text, _, stop = run.partition(" --stop-after=")
-    changed = dataclasses.replace(options, model=path, passes=text, emit="none", output=None)
-    if stop.strip().isdecimal() and options.stop_after is None:
-        changed = dataclasses.replace(changed, stop_after=int(stop))
-    return optimize(changed)
+    return optimize(reproduce.read(path, options))
 
 
 def rule_table(outcome: Outcome, limit: int = 12) -> Sequence[tuple[str, int]]:

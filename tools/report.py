@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +54,21 @@ def render(outcome: Outcome, *, timing: bool, stats: bool) -> str:
     lines += _check_lines(outcome)
     lines += [f"  left out, because it made the result wrong: {key}" for key in outcome.excluded]
     notes = [r for r in outcome.remarks if r.kind == "note"]
-    lines += [clip(f"  note: {r.message}{_place(r.where)}", 200) for r in notes[:10]]
+    lines += [clip(f"  note: {r.message}{_place(r.where)}", 3 * WIDTH) for r in notes[:10]]
     if len(notes) > 10:
         lines.append(f"  ... and {len(notes) - 10} more notes (--remarks shows all)")
     if outcome.output:
         lines.append(f"  wrote {outcome.output} in {outcome.seconds:.1f} s")
-    return "\n".join(lines)
+    return "\n".join(part for line in lines for part in _wrap(line))
+
+
+def _wrap(line: str) -> list[str]:
+    """Fold a line at spaces to the width of the table; names that are longer stay whole."""
+    if len(line) <= WIDTH:
+        return [line]
+    return textwrap.wrap(
+        line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _place(where: str) -> str:
@@ -94,7 +105,23 @@ def _layer_lines(layers: list[dict[str, Any]]) -> list[str]:
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """Return the outcome as a JSON-ready dict."""
+    """Return the outcome as a JSON-ready dict; numbers that JSON lacks are text, ``"inf"``."""
+    found = _finite(_as_json(outcome))
+    assert isinstance(found, dict)
+    return found
+
+
+def _finite(item: Any) -> Any:
+    if isinstance(item, float) and not math.isfinite(item):
+        return str(item)
+    if isinstance(item, dict):
+        return {key: _finite(value) for key, value in item.items()}
+    if isinstance(item, (list, tuple)):
+        return [_finite(value) for value in item]
+    return item
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
     return {
         "source": {
             "path": outcome.source,
