@@ -1,0 +1,120 @@
+"""Quantization to 8 bits: dynamic, static (QDQ) and weight-only. See docs/quantization.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lepton_ir.diagnostics import LeptonError, UnsupportedError
+from lepton_ir.pipeline import Pass
+
+if TYPE_CHECKING:
+    from lepton_ir.context import PassContext
+    from lepton_ir.ir import Module
+    from lepton_ir.passes.quant.common import Run
+    from lepton_ir.passes.quant.feeds import Feeds
+
+MODES = ("auto", "dynamic", "static", "weights")
+
+_NO_DATA = """\
+--calib=FILE.npz (arrays named like the model's inputs), a folder of .npz or .npy files, or \
+MODULE:FUNCTION that yields dicts of arrays; quant{mode=dynamic} needs no data"""
+
+
+@dataclass(frozen=True)
+class Quant(Pass, name="quant"):
+    """Quantize weights, and in dynamic and static mode also activations, to 8 bits.
+
+    Attributes:
+        mode: ``static`` (quantize/dequantize pairs with ranges from calibration data), ``dynamic``
+            (ranges taken while the model runs), ``weights`` (float arithmetic, small file), or
+            ``auto``: static when calibration data is given, else dynamic.
+        bits: bits of a weight; 8.
+        per_channel: one scale per output channel of a weight instead of one per tensor.
+        symmetric: static activations with their zero point in the middle of the integer range.
+        reduce_range: weights in 7 bits, for x86 processors without VNNI, whose 16-bit
+            accumulators saturate on pairs of 8-bit products.
+        activations: type of static activations, ``u8`` or ``i8``; what the target prefers when
+            empty.
+        exclude: node names (or shell patterns of them) that stay in float.
+        skip_first: leave the first layer in float.
+        skip_last: leave the last layer in float.
+        embeddings: store tables that only ``gather`` reads in 8 bits (not in static mode).
+        min_bytes: dynamic and weights modes leave smaller weights alone.
+        measure: with calibration data, measure the signal-to-noise ratio of layer outputs.
+    """
+
+    mode: str = "auto"
+    bits: int = 8
+    per_channel: bool = True
+    symmetric: bool = False
+    reduce_range: bool = False
+    activations: str = ""
+    exclude: tuple[str, ...] = ()
+    skip_first: bool = False
+    skip_last: bool = False
+    embeddings: bool = True
+    min_bytes: int = 1024
+    measure: bool = True
+
+    lossy = True
+    needs = "shapes,fold,canonicalize,fuse"
+    clean_up = "dce"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
+        if self.bits != 8:
+            raise ValueError(f"bits={self.bits}: weights are quantized to 8 bits")
+        if self.activations not in ("", "u8", "i8"):
+            raise ValueError(f"activations are u8 or i8, not {self.activations!r}")
+
+    def run(self, module: Module, ctx: PassContext) -> None:
+        """Quantize ``main``.
+
+        Fills ``ctx.data["layers"]`` with one row per quantized layer, see ``Layer.row``.
+
+        Raises:
+            LeptonError: static mode without calibration data, or data that does not fit.
+            UnsupportedError: the written opset has no operators for this mode.
+        """
+        from lepton_ir.passes.quant.common import Run
+        from lepton_ir.passes.quant.feeds import open_feeds
+
+        feeds = open_feeds(ctx.feeds, module)
+        mode = self.mode
+        if mode == "auto":
+            mode = "dynamic" if feeds is None else "static"
+        if mode == "static" and feeds is None:
+            raise LeptonError(
+                "static quantization needs calibration data", code="quant-calib", hint=_NO_DATA
+            )
+        run = Run(self, module, ctx, mode)
+        before = run.snapshot() if feeds is not None and self.measure else None
+        self._quantize(run, feeds)
+        run.finish()
+        if feeds is not None and before is not None and run.layers:
+            from lepton_ir.passes.quant.measure import measure_outputs
+
+            measure_outputs(run, before, feeds)
+        ctx.data.setdefault("layers", []).extend(layer.row() for layer in run.layers)
+
+    def _quantize(self, run: Run, feeds: Feeds | None) -> None:
+        if run.mode == "dynamic":
+            from lepton_ir.passes.quant.dynamic import quantize_dynamic
+
+            run.require("dynamic_quantize_linear", 11)
+            run.require("matmul_integer", 10)
+            quantize_dynamic(run)
+        elif run.mode == "weights":
+            from lepton_ir.passes.quant.weights import quantize_weights
+
+            run.require("dequantize_linear", 10)
+            quantize_weights(run)
+        else:
+            from lepton_ir.passes.quant.static import quantize_static
+
+            run.require("quantize_linear", 10)
+            if feeds is None:
+                raise UnsupportedError("no calibration data", code="quant-calib")
+            quantize_static(run, feeds)

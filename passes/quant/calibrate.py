@@ -1,0 +1,132 @@
+"""Ranges of activations by min-max over the calibration data.
+
+The least, the largest and the root mean square of every tensor are computed inside the model
+itself, by reductions added to a copy of it: one session, a few numbers per tensor and sample, so
+that memory does not grow with the number of tensors or samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_ir.builder import Builder
+from lepton_ir.passes.quant.probe import ProbeError, add_outputs, run_probe
+
+if TYPE_CHECKING:
+    from lepton_ir.ir import Value
+    from lepton_ir.passes.quant.common import Run
+    from lepton_ir.passes.quant.feeds import Feeds
+
+OUTLIER = 60.0
+"""A range this many times the root mean square leaves little of 8 bits for the typical value."""
+
+
+@dataclass
+class Range:
+    """What a tensor held over all samples.
+
+    Attributes:
+        low: least finite value, at most 0.
+        high: largest finite value, at least 0.
+        square: mean of squares, averaged over samples.
+        samples: samples it was seen in.
+        broken: NaN or infinities were among its values.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    square: float = 0.0
+    samples: int = 0
+    broken: bool = False
+
+    def add(self, low: float, high: float, square: float) -> None:
+        """Take in one sample."""
+        if math.isnan(square) or not (math.isfinite(low) and math.isfinite(high)):
+            self.broken = True
+            return
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.samples += 1
+        if math.isfinite(square):
+            self.square += (square - self.square) / self.samples
+
+    @property
+    def outlier(self) -> float:
+        """The largest magnitude over the root mean square."""
+        rms = math.sqrt(self.square)
+        return max(-self.low, self.high) / rms if rms > 0 else 1.0
+
+
+def calibrate(run: Run, values: list[Value], feeds: Feeds) -> dict[Value, Range]:
+    """Return the range of each value.
+
+    Values that hold NaN or infinities are read again with these replaced by 0, and noted.
+
+    Raises:
+        ProbeError: the model does not run on the data.
+    """
+    ranges = {v: Range() for v in values}
+    try:
+        _collect(run, ranges, feeds, guarded=False)
+    except ProbeError:
+        # A reduction of an empty tensor is an error to some runtimes.
+        for r in ranges.values():
+            r.__init__()  # type: ignore[misc]
+        _collect(run, ranges, feeds, guarded=True)
+    broken = {v: Range() for v, r in ranges.items() if r.broken}
+    if broken:
+        names = ", ".join(sorted(v.name or "?" for v in broken)[:4])
+        run.ctx.remark(
+            "note",
+            "",
+            "{} activations hold NaN or infinities on the calibration data, which do not count "
+            "for their ranges: {}",
+            len(broken),
+            names,
+        )
+        _collect(run, broken, feeds, guarded=True, finite=True)
+        ranges.update(broken)
+    for value, found in ranges.items():
+        if found.outlier > OUTLIER:
+            run.ctx.remark(
+                "missed",
+                value.op or "",
+                "range outlier: {} reaches {} times its root mean square",
+                value.name or "a value",
+                round(found.outlier),
+            )
+    return ranges
+
+
+def _collect(
+    run: Run, ranges: dict[Value, Range], feeds: Feeds, *, guarded: bool, finite: bool = False
+) -> None:
+    snapshot = run.snapshot()
+    main = snapshot.module.main
+    inputs = dict(zip(run.module.main.inputs, main.inputs, strict=True))
+    outputs: list[Value] = []
+    build = Builder(main.block, main.block.terminator)
+    for value in ranges:
+        x = inputs[value] if value in inputs else snapshot.values[value]
+        outputs += _reductions(build, x, guarded, finite)
+    add_outputs(snapshot.module, outputs)
+    for results in run_probe(snapshot.module, feeds, run.ctx, "calibrate"):
+        for i, found in enumerate(ranges.values()):
+            low, high, square = (float(np.asarray(r)) for r in results[3 * i : 3 * i + 3])
+            found.add(low, high, square)
+
+
+def _reductions(build: Builder, x: Value, guarded: bool, finite: bool) -> list[Value]:
+    if finite:
+        zero = build.const(np.float32(0))
+        bad: Any = build.or_(build.is_nan(x), build.is_inf(x))
+        x = build.where(bad, zero, x)
+    if guarded:
+        flat = build.reshape(x, build.const(np.array([-1], np.int64)))
+        x = build.concat(flat, build.const(np.zeros(1, np.float32)), axis=0)
+    low = build.reduce_min(x, keepdims=False)
+    high = build.reduce_max(x, keepdims=False)
+    return [low, high, build.reduce_mean(build.mul(x, x), keepdims=False)]

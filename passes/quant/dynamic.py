@@ -1,0 +1,156 @@
+"""Dynamic quantization: activations are quantized while the model runs.
+
+``x @ w`` becomes ``cast(matmul_integer(q, wq)) * (x_scale * w_scale)`` with ``q``, ``x_scale`` and
+its zero point from ``dynamic_quantize_linear(x)``, made once for all products that read ``x``.
+This is the form that onnxruntime runs as DynamicQuantizeMatMul or MatMulIntegerToFloat.
+Convolutions stay in float: onnxruntime's ConvInteger is slower than its float convolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_ir import dtypes
+from lepton_ir.passes.quant.common import Editor, Layer, float_constant, new_layer
+from lepton_ir.passes.quant.numbers import DerivedTensor, Weight
+from lepton_ir.passes.quant.weights import gather_layer
+from lepton_ir.tensors import DenseTensor, Tensor
+
+if TYPE_CHECKING:
+    from lepton_ir.ir import Op, Value
+    from lepton_ir.passes.quant.common import Run
+
+_FLOAT_LAYERS = {
+    "conv": "onnxruntime's integer convolution with dynamic ranges is slower than float "
+    "(quant{mode=static} quantizes it)",
+    "conv_transpose": "there is no integer form of it",
+    "lstm": "there is no standard integer form of it",
+    "gru": "there is no standard integer form of it",
+    "rnn": "there is no standard integer form of it",
+}
+
+
+@dataclass
+class _Product:
+    """Integer operands that are shared between products."""
+
+    inputs: dict[Value, tuple[Value, Value, Value]]
+    weights: dict[tuple[Value, bool], tuple[Value, Value, Value]]
+
+
+def quantize_dynamic(run: Run) -> None:
+    """Quantize matrix products with constant weights, and tables, in ``main``."""
+    shared = _Product({}, {})
+    for op in list(run.module.main.walk()):
+        if op.block is None or op.has_attr_refs:
+            continue
+        if op.name in ("matmul", "gemm"):
+            _product(run, op, shared)
+        elif op.name == "gather" and run.options.embeddings:
+            gather_layer(run, op)
+        elif op.name in _FLOAT_LAYERS:
+            run.refuse(op, _FLOAT_LAYERS[op.name])
+
+
+def _obstacle(run: Run, op: Op) -> str:
+    weight = float_constant(op, 1)
+    x = op.operands[0]
+    if weight is None:
+        return "its weight is no f32 constant"
+    if len(weight.shape) != 2:
+        return "its weight is no matrix"
+    if weight.nbytes < run.options.min_bytes:
+        return f"its weight is smaller than {run.options.min_bytes} bytes"
+    if x is None or x.dtype is not dtypes.F32:
+        return "its input is not f32"
+    if op.name == "gemm" and (op.attr("transA") or op.attr("beta") not in (0.0, 1.0)):
+        return "it transposes its input or scales its bias"
+    return ""
+
+
+def _product(run: Run, op: Op, shared: _Product) -> None:
+    reason = _obstacle(run, op)
+    if reason:
+        run.refuse(op, reason)
+        return
+    transposed = op.name == "gemm" and bool(op.attr("transB"))
+    x, source = op.operands[0], op.operands[1]
+    assert x is not None
+    assert source is not None
+    weight = run.weight(source, 0 if transposed else 1)
+    if weight is None:
+        run.refuse(op, "its weight holds NaN or infinities")
+        return
+    rule = f"dynamic-{op.name}"
+    if not run.permitted(rule, op):
+        return
+    tensor = float_constant(op, 1)
+    assert tensor is not None
+    layer = new_layer(run, op, weight, tensor.nbytes, weight.nbytes)
+    layer.source = op.result
+    _rewrite(run, op, (x, source, weight, transposed), shared, rule, layer)
+
+
+def _rewrite(
+    run: Run,
+    op: Op,
+    parts: tuple[Value, Value, Weight, bool],
+    shared: _Product,
+    rule: str,
+    layer: Layer,
+) -> None:
+    x, source, weight, transposed = parts
+    edit = Editor(op, rule)
+    key = (source, transposed)
+    if key not in shared.weights:
+        at = Editor(op, rule).at_value(source)
+        stored = _transposed(weight) if transposed else weight
+        shared.weights[key] = at.weight_consts(stored, source.name)
+    wq, w_scale, w_zero = shared.weights[key]
+    if x not in shared.inputs or op.block is not run.module.main.block:
+        at = Editor(op, rule)
+        if op.block is run.module.main.block:
+            at.at_value(x)
+        made = at.dynamic_quantize_linear(x, results=3)
+        for value, suffix in zip(made, ("_quantized", "_scale", "_zero_point"), strict=True):
+            at.named(value, x.name, suffix)
+        if op.block is run.module.main.block:
+            shared.inputs[x] = made
+        q, x_scale, x_zero = made
+    else:
+        q, x_scale, x_zero = shared.inputs[x]
+    acc = edit.matmul_integer(q, wq, x_zero, w_zero)
+    scale = edit.mul(x_scale, w_scale)
+    if op.name == "gemm" and op.attr("alpha") != 1.0:
+        scale = edit.mul(scale, float(op.attr("alpha")))
+    y = edit.mul(edit.cast(acc, to=dtypes.F32), scale)
+    bias = op.operand("c") if op.name == "gemm" and op.attr("beta") else None
+    if bias is not None:
+        y = edit.add(y, bias)
+    result = op.result
+    y.name, y.declared, y.meta = result.name, result.declared, result.meta
+    assert acc.op is not None
+    acc.op.node_name = op.node_name
+    result.replace_all_uses(y)
+    op.erase()
+    layer.result = y
+    run.record(layer, source)
+
+
+def _transposed(weight: Weight) -> Weight:
+    """Return the weight stored the other way round."""
+    source = weight.tensor
+    shape = (source.shape[1], source.shape[0])
+
+    def make() -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
+        return np.ascontiguousarray(source.numpy().T)
+
+    tensor: Tensor = (
+        DerivedTensor(make, dtypes.I8, shape)
+        if isinstance(source, DerivedTensor)
+        else DenseTensor(make())
+    )
+    return Weight(tensor, weight.scale, None if weight.axis is None else 1, weight.sqnr)
