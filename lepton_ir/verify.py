@@ -8,7 +8,8 @@ V3  Counts of operands, results and regions, and the kinds of attributes, are th
 V4  A function's block ends with ``return``, a region's with ``yield``, and no other place has one;
     a function has one name per result.
 V5  Stored result types do not contradict what inference derives. An operation's own numbered
-    constraints (``conv-C2``) are reported under their own names.
+    constraints (``conv-C2``) are reported under their own names. Inside regions this is not
+    checked: a branch that is never taken may contradict what is known outside.
 V6  Functions are isolated: no operand comes from another one, and all links name the owner.
 V7  Block links are consistent, and order numbers rise.
 V8  Calls name functions of the module, with fitting counts, and never recurse.
@@ -221,9 +222,12 @@ class _Checker:
                     break
                 previous, use, count = use, use.next, count + 1
             if use is not None or count != expected or value.use_count != expected:
-                where = value.op or (value.producer.first if isinstance(value.producer, Block)
-                                     else None)
-                self.fail("V2", where, f"the use list of {value} does not match its {expected} uses")
+                where = value.op or (
+                    value.producer.first if isinstance(value.producer, Block) else None
+                )
+                self.fail(
+                    "V2", where, f"the use list of {value} does not match its {expected} uses"
+                )
 
     # -- V3: signatures ----------------------------------------------------------------------------
 
@@ -351,8 +355,6 @@ class _Checker:
         symbols = [(inner, inner.symbols) for inner in inside]
         try:
             self._op_types(op)
-            for value, stored, _ in before:
-                self._compatible(value.op or op, value.type, stored)
         finally:
             for value, stored, content in before:
                 value.type, value.content = stored, content

@@ -362,11 +362,14 @@ class _FunctionReader:
                         infer_block(region.block)
             except LeptonError as error:
                 raise self._located(error, self.tokens[op].name) from error
+        body = self.function.block
         for value, type_, token in self.given:
-            try:
-                meet(value.type, type_)
-            except TypeMismatchError as error:
-                raise Problem(f"{error} (inferred, written)", token) from error
+            # Inside a region, which may never run, a contradiction is no error.
+            if value.op is not None and value.op.block is body:
+                try:
+                    meet(value.type, type_)
+                except TypeMismatchError as error:
+                    raise Problem(f"{error} (inferred, written)", token) from error
             value.type = type_
         for op, given in symbols.items():
             if op.symbols is not given and self.tokens[op].types is not None:
@@ -441,5 +444,3 @@ def _location(node: OpNode) -> tuple[Location, str | None]:
     for rule in reversed(loc.rules[:-1]):
         result = Location("", (result,), rule)
     return result, None
-
-

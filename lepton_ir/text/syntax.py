@@ -445,9 +445,7 @@ class Source:
         shown = "".join(c if c.isprintable() else "." for c in row[start : start + _MAX_LINE])
         caret = " " * max(0, column - 1 - start) + "^"
         where = f"{self.filename}:{line}:{column}"
-        return InvalidModelError(
-            message, code=code, where=where, hint=hint, notes=(shown, caret)
-        )
+        return InvalidModelError(message, code=code, where=where, hint=hint, notes=(shown, caret))
 
     def at(self, message: str, token: Token | None, *, hint: str = "") -> InvalidModelError:
         """Return an error at a token."""

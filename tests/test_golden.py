@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lepton_ir.testing.golden import (
+    GoldenFailure,
+    check_case,
+    check_numeric,
+    read_golden,
+    run_case,
+    update_file,
+    updated,
+)
+from lepton_ir.text.parse import parse_module
+
+GOLDEN = Path(__file__).parent / "golden"
+FILES = sorted(GOLDEN.rglob("*.lir"))
+
+TEXT = """// RUN: cse,dce
+// ===== merges
+func @main(%x: f32[N]) {
+  %a = exp(%x)
+  %b = exp(%x)
+  %c = add(%a, %b)
+  return(%c)
+}
+// ===== fails
+// EXPECT-ERROR: contradicts
+func @main(%x: f32[2]) {
+  %y = exp(%x) : f32[3]
+  return(%y)
+}
+"""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(GOLDEN)))
+def test_updating_changes_nothing(path: Path) -> None:
+    assert updated(path) == path.read_text("utf-8")
+
+
+def test_update_writes_results_and_is_stable(tmp_path: Path) -> None:
+    path = tmp_path / "t.lir"
+    path.write_text(TEXT, encoding="utf-8")
+    assert update_file(path)
+    assert not update_file(path)
+    text = path.read_text("utf-8")
+    assert "%c = add(%a, %a) : f32[N]" in text
+    _, cases = read_golden(path)
+    assert [c.name for c in cases] == ["merges", "fails"]
+    for case in cases:
+        check_case(case, str(path))
+
+
+def test_a_changed_result_fails_with_a_diff(tmp_path: Path) -> None:
+    path = tmp_path / "t.lir"
+    path.write_text(TEXT, encoding="utf-8")
+    update_file(path)
+    path.write_text(path.read_text("utf-8").replace("add(%a, %a)", "mul(%a, %a)"))
+    with pytest.raises(GoldenFailure, match=r"(?s)-.*mul\(%a, %a\).*\+.*add\(%a, %a\)"):
+        check_case(read_golden(path)[1][0], str(path))
+
+
+def test_a_missing_error_fails(tmp_path: Path) -> None:
+    path = tmp_path / "t.lir"
+    path.write_text(TEXT.replace(": f32[3]", ": f32[2]"), encoding="utf-8")
+    with pytest.raises(GoldenFailure, match="no error"):
+        check_case(read_golden(path)[1][1], str(path))
+
+
+def test_errors_name_the_line_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.lir"
+    path.write_text(TEXT, encoding="utf-8")
+    outcome = run_case(read_golden(path)[1][1], str(path))
+    assert outcome.error is not None
+    assert f"{path}:12:" in outcome.error.render() or ":12:" in outcome.error.render()
+
+
+def test_wrong_numbers_are_found() -> None:
+    a = parse_module("func @main(%x: f32[N]) { %y = exp(%x) return(%y) }")
+    b = parse_module("func @main(%x: f32[N]) { %y = tanh(%x) return(%y) }")
+    check_numeric(a, a, {})
+    with pytest.raises(GoldenFailure, match="not bit-identical"):
+        check_numeric(a, b, {})
+    with pytest.raises(GoldenFailure, match="largest difference"):
+        check_numeric(a, b, {"rtol": 1e-3})
