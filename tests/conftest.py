@@ -8,6 +8,9 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# A package of its own, which test_plugin_example.py installs and runs.
+collect_ignore = ["plugin_example"]
+
 # The same examples on every run, and no deadline: a loaded machine must not turn a test red.
 settings.register_profile("lepton", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)

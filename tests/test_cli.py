@@ -398,7 +398,7 @@ def test_keep_node(opt, model):
 
 def test_check_can_be_off(opt, model):
     _, out, _ = opt(model, "--check=off")
-    assert "check" not in out
+    assert "\n  check" not in out
 
 
 def test_check_full_draws_more(opt, model):

@@ -15,10 +15,9 @@ def infer(ctx: InferContext) -> TensorType:
     return TensorType(ctx.dtype("x"), ctx.shape("x"))
 
 
-def decompose(b: Builder, op: Op) -> Value:
+def decompose(b: Builder, op: Op) -> list[Value]:
     """``clip(x, 0, 6)``."""
-    result: Value = b.clip(op.operands[0], 0.0, 6.0)
-    return result
+    return [b.clip(op.operands[0], 0.0, 6.0)]
 
 
 @op("relu6(x)", infer=infer, traits="elementwise idempotent composite", decompose=decompose)
