@@ -45,6 +45,20 @@ _EXACT = frozenset(
 )
 """Operations on floats that IEEE 754 or plain data movement make exact on every machine."""
 
+_SLOW = frozenset(
+    {
+        *("conv", "conv_transpose", "conv_integer", "qlinear_conv", "deform_conv", "ms_fused_conv"),
+        *("lstm", "gru", "rnn", "einsum", "dft", "stft", "col2im", "det", "linear_attention"),
+        *("attention", "ms_multi_head_attention", "causal_conv_with_state", "grid_sample"),
+        *("non_max_suppression", "roi_align", "max_roi_pool", "max_pool", "average_pool"),
+        *("lp_pool", "lrn", "ms_qlinear_average_pool"),
+    }
+)
+"""Operations whose time is not bounded by the size of operands and results."""
+
+SLOW_BYTES = 1 << 20
+"""Bytes of operands of such operations that a run evaluates."""
+
 _NEVER = {"dequantize_linear": "keeps the weight quantized", "const": "", "identity": ""}
 
 
@@ -115,17 +129,22 @@ class Fold(Pass, name="fold"):
                 return
             tensors.append(tensor)
         given = [t for t in tensors if t is not None]
+        if not given and op.operands:
+            return
         size = self._result_bytes(op, given)
         if size is None:
             ctx.remark("missed", op, "not folded: the size of its result is not known")
             return
-        inputs = sum(t.nbytes for t in given)
+        constants = {v: t for v, t in zip(op.operands, tensors, strict=True) if v is not None and t}
+        inputs = sum(t.nbytes for t in constants.values())
         if size > max(inputs, self.limit):
             ctx.remark(
                 "missed", op, "not folded: {} bytes from {} are over the budget", size, inputs
             )
             return
-        growth = max(size - inputs, 0)
+        # A constant that something else reads as well stays in the module.
+        freed = sum(t.nbytes for v, t in constants.items() if _only_read_by(v, op))
+        growth = max(size - freed, 0)
         if ctx.fold_bytes + growth > self.total:
             ctx.note_once(
                 "fold-total",
@@ -136,6 +155,12 @@ class Fold(Pass, name="fold"):
             return
         if self.exact and not _is_exact(op):
             return
+        if op.name in _SLOW:
+            spent = ctx.data.get("fold_slow", 0) + inputs + size
+            if spent > SLOW_BYTES:
+                ctx.remark("missed", op, "not folded: it may take long on {} bytes", inputs)
+                return
+            ctx.data["fold_slow"] = spent
         arrays = _evaluate(op, tensors, ctx)
         if arrays is None or not ctx.allow("fold", op):
             return
@@ -161,6 +186,11 @@ class Fold(Pass, name="fold"):
                 count *= d
             total += max(t.dtype.nbytes(count), count // 8)
         return total
+
+
+def _only_read_by(value: Value, op: Op) -> bool:
+    """Return whether ``op`` alone reads ``value``."""
+    return value.use_count == sum(v is value for v in op.operands)
 
 
 def _mark(results: list[Value], stale: set[Op]) -> None:
