@@ -30,7 +30,7 @@ from lepton_ir.types import Type, TypeMismatchError, meet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lepton_ir.opdef import OpDef
+    from lepton_ir.opdef import AttrSpec, OpDef
 
 NEIGHBOURS = 5
 """Operations shown on either side of the one that a message is about."""
@@ -259,9 +259,7 @@ class _Checker:
                 if op.name != "call":
                     self.fail("V3", op, f"{op.name} has no attribute {shorten(name)!r}")
                 continue
-            if isinstance(value, AttrRef) or (value is None and spec.optional):
-                continue
-            if not _KINDS[spec.kind](value):
+            if not is_of_kind(value, spec):
                 shown = shorten(repr(value), 60)
                 self.fail("V3", op, f"attribute {name} should be {spec.kind}, it is {shown}")
         for name, spec in specs.items():
@@ -360,6 +358,13 @@ class _Checker:
                 value.type, value.content = stored, content
             for inner, given in symbols:
                 inner.symbols = given
+
+
+def is_of_kind(value: Any, spec: AttrSpec) -> bool:
+    """Return whether an attribute's value is what its declaration asks for."""
+    if isinstance(value, AttrRef) or (value is None and spec.optional):
+        return True
+    return _KINDS[spec.kind](value)
 
 
 def _tuple_of(*kinds: type) -> Callable[[Any], bool]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,35 +29,7 @@ from lepton_ir.types import (
     tensor,
 )
 
-FULL = r"""// lepton-ir 1
-module @"a model" {opset=28, opsets={com.acme=1, ai.onnx.ml=3}, meta={ir_version=10, l=[1, (2,), (3, 4)], none=none}} {
-  func @main(%"input:0": f32[N,64,H,W]! meta {doc="pixels"}, %gate: bool[], %w0: f32[2] = f32[2] [0.5, -0.0]) -> (f32[N,64,(H+1)//2,(W+1)//2], "p:0": f32[N,64], output2: ?) with {meta={name="g", outputs=[foreign("onnx.ValueInfoProto", "CgF4")]}} {
-    %w = const() {value=rand(7)} : f32[64,64,3,3] loc("conv.weight") node {name=none}
-    %b = const() {value=splat(0.1)} : f32[64]
-    %y = conv(%"input:0", %w, %b) {pads=[1, 1, 1, 1], strides=[2, 2]} : f32[N,64,(H+1)//2,(W+1)//2] declared f32[1,64,?,W2] loc("Conv_0")
-    %z = if(%gate) : f32[N,64,(H+1)//2,(W+1)//2] {
-      %t = mul(%y, %y) : f32[N,64,(H+1)//2,(W+1)//2]
-      yield(%t)
-    } {
-      yield(%y)
-    } loc(fused<"fuse/a", "b">["x", "y"])
-    %axes = const() {value=[2, 3]} : i64[2]
-    %p = reduce_mean(%z, %axes) {keepdims=false} : f32[N,64]
-    %q, %p#1 = com.acme.Foo@3(%p, _) {alpha=1.0, beta=0.1f, t=f16[2] [1.0, nan(0x7e01)], "odd k"=b"\xff\x22", e=foreign("x", "AA=="), to=f32, ty=seq<f32[*]>, strs=["a", "b\n"]} : ?, f32[?] loc("n") node {name="foo", meta={doc="x"}}
-    %0, %1 = "odd op"@1(%p#1) : ?, ? region "body" (%a: f32[2]) {
-      %2 = neg(%a) : f32[2]
-      yield(%2)
-    }
-    %i = non_zero(%gate) : i64[0,_non_zero] node {symbols=["_non_zero"]}
-    %_k.1 = call(%q) {callee="acme:f", alpha=2.0} : ?
-    return(%z, %p, %0)
-  }
-  func @"acme:f"(%x: ?) -> (?) with {attributes={alpha=1.0, beta=none}, opsets={""=18}} {
-    %y = leaky_relu(%x) {alpha=$alpha:float} : ?
-    return(%y)
-  }
-}
-"""
+FULL = (Path(__file__).parent / "data" / "full.lir").read_text("utf-8")
 
 
 def body(text: str, params: str = "") -> str:
@@ -132,7 +105,7 @@ def test_every_type_reads_back_to_the_same_object(kind) -> None:
     ["f32", "f33[2]", "f32[2", "f32[-1]", "f32[1/2]", "seq<f32[2]", "f32[2]>", "", "f32[*]x"],
 )
 def test_bad_types_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         parse_type(text)
 
 
@@ -289,6 +262,9 @@ BAD = {
     "deep type": (body("return(%x)", f"%x: {'seq<' * 500}?{'>' * 500}"), "nested deeper"),
     "many digits": (body(f"a.B() {{v={'1' * 9000}}}\nreturn()"), "too many digits"),
     "many digits in a list": (body(f"a.B() {{v=[{'1' * 9000}]}}\nreturn()"), "too many digits"),
+    "op escape": (body('"\\q"()\nreturn()'), "bad escape"),
+    "node facts": (body("a.B() node {symbols=3}\nreturn()"), "expected node"),
+    "dtype attribute": (body('%y = cast(%x) {to="f32"}\nreturn(%y)', "%x: ?"), "should be dtype"),
     "unclosed": (body("return(") + '"', "unexpected"),
 }
 
@@ -296,7 +272,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_mistakes_end_in_one_clear_error(name: str) -> None:
     text, message = BAD[name]
-    with pytest.raises(LeptonError, match=".") as caught:
+    with pytest.raises(LeptonError) as caught:
         parse_module(text, filename="bad.lir")
     shown = caught.value.render()
     assert message in shown

@@ -19,6 +19,7 @@ from lepton_ir.text import FORMAT_VERSION
 from lepton_ir.text.blobs import Archives
 from lepton_ir.text.literals import unquoted, value_name
 from lepton_ir.text.syntax import (
+    Blobs,
     CallLiteral,
     DictLiteral,
     FuncNode,
@@ -26,11 +27,12 @@ from lepton_ir.text.syntax import (
     OpNode,
     Problem,
     Source,
-    Types,
     symbol_text,
+    token_text,
 )
 from lepton_ir.text.values import Values, type_at
 from lepton_ir.types import UNKNOWN, MapType, SparseType, TensorType, Type, TypeMismatchError, meet
+from lepton_ir.verify import is_of_kind
 
 if TYPE_CHECKING:
     import os
@@ -80,7 +82,7 @@ class _Reader:
         nodes = [p for p in parts if p.__class__ is ModuleNode]
         loose = [p for p in parts if p.__class__ is FuncNode]
         blobs: dict[str, CallLiteral] = {}
-        for token, call in (b for p in parts if p.__class__ is Types for b in p):
+        for token, call in (b for p in parts if p.__class__ is Blobs for b in p):
             name = symbol_text(token)
             if name in blobs:
                 raise Problem(f"blob #{name:.60} is defined twice", token)
@@ -294,7 +296,7 @@ class _FunctionReader:
     def _op(self, node: OpNode) -> Op:
         token = node.name
         quoted = token.type == "STRING"
-        name = unquoted(token) if quoted else str(token)
+        name = token_text(token)
         definition = None if node.version is not None else opdef.lookup(name)
         if definition is None and not quoted and "." not in name and node.version is None:
             raise _unknown_op(name, token)
@@ -320,11 +322,16 @@ class _FunctionReader:
         op.node_name = facts.pop("name", op.node_name)
         op.meta = facts.pop("meta", None)
         op.symbols = facts.pop("symbols", None)
-        self.function.used_symbols.update(op.symbols or ())
+        symbols: list[Any] = [] if op.symbols is None else op.symbols
+        good = isinstance(symbols, list) and all(isinstance(s, str) for s in symbols)
+        good = good and isinstance(op.node_name, (str, type(None)))
+        if not good or not isinstance(op.meta, (dict, type(None))):
+            raise Problem("expected node {name=string, meta={...}, symbols=[strings]}", node.name)
+        self.function.used_symbols.update(symbols)
         _no_more(facts, "name, meta, symbols", node.name)
 
     def _attrs(self, definition: opdef.OpDef | None, node: OpNode) -> dict[str, Any]:
-        given = node.attrs or {}
+        given: dict[str, Any] = node.attrs or {}
         token = node.name
         if definition is None:
             return {k: self.values.value(v, token) for k, v in given.items()}
@@ -340,9 +347,14 @@ class _FunctionReader:
             else:
                 attrs[name] = self.values.value(item, token)
         try:
-            return {**normalize_attrs(definition, attrs), **more}
+            normal = normalize_attrs(definition, attrs)
         except LeptonError as error:
             raise Problem(error.message, token) from error
+        for name, value in normal.items():
+            if not is_of_kind(value, definition.attrs[name]):
+                kind = definition.attrs[name].kind
+                raise Problem(f"{definition.name}: attribute {name} should be {kind}", token)
+        return {**normal, **more}
 
     def _const_type(self, definition: opdef.OpDef, node: OpNode) -> Type | None:
         if definition.name != "const" or not node.types:

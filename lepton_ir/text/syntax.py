@@ -96,7 +96,7 @@ class Region:
             if item.__class__ is OpNode:
                 self.ops.append(item)
             elif item.__class__ is Token:
-                self.label = _text(item)
+                self.label = token_text(item)
             else:
                 self.params = item
 
@@ -122,6 +122,14 @@ class Lhs(list[Token]):
 
 class Args(list[Token]):
     """Operands."""
+
+
+class Outs(list[tuple["str | None", Token]]):
+    """Results of a function: a name where it is given, and the type."""
+
+
+class Blobs(list[tuple[Token, "CallLiteral"]]):
+    """The ``blobs`` section."""
 
 
 class OpNode:
@@ -174,7 +182,7 @@ class FuncNode:
         for item in items[1:-1]:
             if item.__class__ is DictLiteral:
                 self.facts = item
-            elif item.__class__ is Lhs:
+            elif item.__class__ is Outs:
                 self.outs = item
             else:
                 self.params = item
@@ -220,7 +228,7 @@ def _depth(items: Any) -> int:
     return deepest + 1
 
 
-def _text(token: Token) -> str:
+def token_text(token: Token) -> str:
     """Return the text of a NAME or a quoted literal."""
     if token.type != "STRING":
         return str(token)
@@ -260,7 +268,7 @@ class _Actions(Transformer[Token, Any]):
     region = staticmethod(Region)
     lhs = staticmethod(Lhs)
     args = staticmethod(Args)
-    outs = staticmethod(Lhs)
+    outs = staticmethod(Outs)
 
     def typed(self, c: list[Any]) -> Any:
         meta = c.pop() if c[-1].__class__ is DictLiteral else None
@@ -272,14 +280,14 @@ class _Actions(Transformer[Token, Any]):
         return c
 
     params = ops
-    strings = staticmethod(lambda c: [_text(t) for t in c])
+    strings = staticmethod(lambda c: [token_text(t) for t in c])
     document = ops
 
     def param(self, c: list[Any]) -> Any:
         return c[0], c[1], (c[2],) if len(c) > 2 else ()
 
     def named_out(self, c: list[Any]) -> Any:
-        return _text(c[0]), c[1]
+        return token_text(c[0]), c[1]
 
     def out(self, c: list[Any]) -> Any:
         return None, c[0]
@@ -294,11 +302,11 @@ class _Actions(Transformer[Token, Any]):
         return NodeFacts(c[0])
 
     def loc_leaf(self, c: list[Any]) -> Any:
-        return Loc([_text(c[0])], [], True)
+        return Loc([token_text(c[0])], [], True)
 
     def loc_fused(self, c: list[Any]) -> Any:
-        rules = next((i for i in c if i.__class__ is _Rules), [])
-        names = next((i for i in c if i.__class__ is list), [])
+        rules: list[str] = next((i for i in c if i.__class__ is _Rules), [])
+        names: list[str] = next((i for i in c if i.__class__ is list), [])
         return Loc(names, list(rules), False)
 
     def rules(self, c: list[Any]) -> Any:
@@ -308,7 +316,7 @@ class _Actions(Transformer[Token, Any]):
         out = DictLiteral()
         out.token = c[0][0] if c else None
         for token, value in c:
-            name = _text(token)
+            name = token_text(token)
             if name in out:
                 raise Problem(f"{name!r:.60} is given twice", token)
             out[name] = value
@@ -330,7 +338,7 @@ class _Actions(Transformer[Token, Any]):
             raise Problem(str(error), c[0]) from error
 
     def string_value(self, c: list[Any]) -> Any:
-        return _text(c[0])
+        return token_text(c[0])
 
     def bytes_value(self, c: list[Any]) -> Any:
         try:
@@ -379,7 +387,7 @@ class _Actions(Transformer[Token, Any]):
         return c
 
     def blobs(self, c: list[Any]) -> Any:
-        return Types(c)
+        return Blobs(c)
 
 
 @cache
@@ -481,7 +489,7 @@ class Source:
             found = "the end of the file" if token.type == "$END" else repr(shorten(token, 40))
         elif isinstance(error, UnexpectedCharacters):
             expected = set(error.allowed or ())
-            found = repr(shorten(self.text[error.pos_in_stream or 0 :][:1], 40))
+            found = repr(shorten(self.text[error.pos_in_stream :][:1], 40))
         else:
             found = "the end of the file"
             expected = set(error.expected) if isinstance(error, UnexpectedEOF) else set()

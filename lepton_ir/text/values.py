@@ -178,9 +178,9 @@ def _formula(call: CallLiteral, dtype: DType, shape: tuple[int, ...]) -> Tensor:
     args = call.args
     if call.name == "splat" and len(args) == 1:
         value = element_value(args[0], dtype)
-        if dtype is dtypes.STRING:
-            return _dense([value] * _size(shape), dtype, shape)
-        return SplatTensor(value, dtype, shape)
+        made = SplatTensor(0 if dtype is dtypes.STRING else value, dtype, shape)
+        made.value = value
+        return made
     if call.name == "rand" and (_are(args, int) or _are(args, int, int) or _are(args, int, float)):
         return generators.rand(dtype, shape, *args)
     if call.name == "arange" and not args:
