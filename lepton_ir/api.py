@@ -59,8 +59,11 @@ def format_of(path: str) -> str:
     if suffix in known:
         return suffix
     if os.path.isfile(path):
-        with open(path, "rb") as file:
-            head = file.read(16)
+        try:
+            with open(path, "rb") as file:
+                head = file.read(16)
+        except OSError:
+            return DEFAULT_FORMAT
         for offset, magic, name in _MAGIC:
             if head[offset : offset + len(magic)] == magic and name in known:
                 return name

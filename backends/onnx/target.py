@@ -8,12 +8,15 @@ from lepton_ir import dtypes
 from lepton_ir.backends.onnx.emit import node_plan, opset_key, opsets_of
 from lepton_ir.frontends.onnx.table import Plan, Unwritable, export_plans, same_value
 from lepton_ir.frontends.onnx.table_values import TYPE_NAMES
+from lepton_ir.ir import Value
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
-    from lepton_ir.ir import Module, Op, Value
+    from lepton_ir.ir import Module, Op
+    from lepton_ir.tensors import Tensor
 
 _STRUCTURE = frozenset({"const", "return", "yield", "call"})
 
@@ -92,11 +95,11 @@ def _implies(change: Any, name: str, value: Any) -> bool:
     return getattr(change, "attr", None) == name and same_value(change.value, value)
 
 
-def _types_fit(plan: Plan, inputs: list[Value | None]) -> bool | str:
+def _types_fit(plan: Plan, inputs: Sequence[Value | Tensor | None]) -> bool | str:
     """Return whether the opset's operator takes operands of these element types."""
     accepted = plan.facts.input_types
     for i, value in enumerate(inputs):
-        if value is None or not accepted or not isinstance(value.type, TensorType):
+        if not isinstance(value, Value) or not accepted or not isinstance(value.type, TensorType):
             continue
         dtype = value.type.dtype
         types = accepted[min(i, len(accepted) - 1)]

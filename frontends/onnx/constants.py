@@ -11,8 +11,8 @@ import numpy as np
 from onnx import SparseTensorProto, TensorProto
 
 from lepton_ir import dtypes
-from lepton_ir.diagnostics import InvalidModelError, shorten
-from lepton_ir.frontends.onnx.table_values import dtype_of
+from lepton_ir.diagnostics import InvalidModelError
+from lepton_ir.frontends.onnx.table_values import dtype_of, shown
 from lepton_ir.tensors import DenseTensor, ExternalTensor, RawTensor, Tensor
 
 if TYPE_CHECKING:
@@ -22,6 +22,14 @@ MAX_DENSE_BYTES = 4 << 20
 """Bytes up to which a sparse constant becomes a dense one."""
 
 _INT32_WORDS = frozenset({dtypes.F16, dtypes.BF16, dtypes.I16, dtypes.U16})
+
+
+MAX_BITS = 8 << 62
+"""Bits beyond which NumPy refuses a shape, even of an array without elements."""
+
+_DATA_FIELDS = (
+    *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
+)
 
 
 class TensorReader:
@@ -49,11 +57,20 @@ class TensorReader:
             raise InvalidModelError(
                 f"{what} has a negative size in its shape {list(shape)}", code="onnx-tensor"
             )
+        if math.prod(d for d in shape if d) * max(dtype.bits or 64, 8) > MAX_BITS:
+            raise InvalidModelError(
+                f"{what} has sizes that no memory holds: {shown(str(list(shape)))}",
+                code="onnx-tensor",
+            )
         if proto.HasField("segment"):
             raise InvalidModelError(f"{what} is stored in segments", code="onnx-tensor")
         if proto.data_location == TensorProto.EXTERNAL:
             return self._external(proto, dtype, shape, what)
         if proto.HasField("raw_data"):
+            if any(len(getattr(proto, field)) for field in _DATA_FIELDS):
+                raise InvalidModelError(
+                    f"{what} has its data twice, raw and not", code="onnx-tensor"
+                )
             if dtype is dtypes.STRING:
                 raise InvalidModelError(f"{what} holds strings as raw data", code="onnx-tensor")
             raw = proto.raw_data
@@ -65,7 +82,7 @@ class TensorReader:
         self, found: int, needed: int, unit: str, what: str, dtype: DType, shape: Any
     ) -> None:
         if found != needed:
-            dims = shorten(",".join(map(str, shape)), 60)
+            dims = shown(",".join(map(str, shape)), 60)
             raise InvalidModelError(
                 f"{what} holds {found} {unit} but its type {dtype}[{dims}] needs {needed}",
                 code="onnx-tensor",
@@ -113,7 +130,7 @@ class TensorReader:
             raise InvalidModelError(
                 f"{what} lies at bytes {offset} to {offset + needed} of its data file, which has "
                 f"{size} bytes",
-                where=shorten(path),
+                where=shown(path),
                 code="external-data",
                 hint="the data file is truncated or belongs to another model",
             )
@@ -130,31 +147,31 @@ class TensorReader:
                 code="external-data",
                 hint="load the model from its path",
             )
-        shown = shorten(location)
+        place = shown(location)
         parts = location.replace("\\", "/").split("/")
         if not location or "\0" in location or os.path.isabs(location) or ".." in parts:
             raise InvalidModelError(
-                f'{what} has its data in "{shown}", which is no path inside the model\'s folder',
+                f'{what} has its data in "{place}", which is no path inside the model\'s folder',
                 code="external-data",
             )
         path = os.path.realpath(os.path.join(self._folder, location))
         if os.path.commonpath([path, self._folder]) != self._folder:
             raise InvalidModelError(
-                f'{what} has its data in "{shown}", a link that leaves the model\'s folder',
+                f'{what} has its data in "{place}", a link that leaves the model\'s folder',
                 code="external-data",
             )
         try:
             status = os.stat(path)
         except (OSError, ValueError) as error:
             raise InvalidModelError(
-                f'{what} has its data in "{shown}", which cannot be read: '
+                f'{what} has its data in "{place}", which cannot be read: '
                 f"{getattr(error, 'strerror', error)}",
                 code="external-data",
                 hint="keep the data file beside the model",
             ) from error
         if not stat.S_ISREG(status.st_mode):
             raise InvalidModelError(
-                f'{what} has its data in "{shown}", which is no regular file', code="external-data"
+                f'{what} has its data in "{place}", which is no regular file', code="external-data"
             )
         self._files[location] = (path, status.st_size)
         return self._files[location]
@@ -189,7 +206,7 @@ class TensorReader:
 def _number(text: str, field: str, what: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise InvalidModelError(
-            f'{what} has the {field} "{shorten(text, 40)}" in its data file, expected a number',
+            f'{what} has the {field} "{shown(text, 40)}" in its data file, expected a number',
             code="external-data",
         )
     return int(text)

@@ -10,7 +10,7 @@ from onnx import AttributeProto
 
 from lepton_ir import dtypes
 from lepton_ir.builder import Builder, create
-from lepton_ir.diagnostics import InvalidModelError, LeptonError, Location, Remark, shorten
+from lepton_ir.diagnostics import InvalidModelError, LeptonError, Location, Remark
 from lepton_ir.foreign import Foreign
 from lepton_ir.frontends.onnx.order import sorted_nodes
 from lepton_ir.frontends.onnx.table import Incoming, KeepOpaque, Plan, plan
@@ -18,11 +18,13 @@ from lepton_ir.frontends.onnx.table_rows import BEFORE_7
 from lepton_ir.frontends.onnx.table_values import (
     FOREIGN_ATTRIBUTE,
     KIND_NAMES,
-    attribute_kind,
+    as_text,
     decode_attribute,
+    name_of,
+    shown,
     type_of,
 )
-from lepton_ir.infer import infer_op
+from lepton_ir.infer import infer_function, infer_op
 from lepton_ir.ir import AttrRef, Block, Function, Op, Region, Value
 from lepton_ir.opdef import lookup
 from lepton_ir.tensors import DenseTensor, Tensor
@@ -113,9 +115,11 @@ class GraphReader:
         self.tensors = tensors
         self.is_sorted = is_sorted
         self.remarks = remarks
+        self.signatures: dict[str, tuple[int, int]] = {}
         self._plans: dict[tuple[str, str, str], Plan | str | None] = {}
         self._names: set[str] = set()
         self._contradictions = 0
+        self._dropouts: list[Op] = []
 
     # -- graphs ------------------------------------------------------------------------------------
 
@@ -136,7 +140,7 @@ class GraphReader:
         """Build constants from the initializers of a graph that are not defined yet."""
         for proto in graph.initializer:
             name = proto.name
-            what = f'initializer "{shorten(name)}"'
+            what = f'initializer "{shown(name)}"'
             if not name:
                 raise InvalidModelError("an initializer has no name", code="onnx-initializer")
             value = self.constant(self.tensors.read(proto, what), block)
@@ -145,7 +149,7 @@ class GraphReader:
             self.define(scope, name, value)
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
-            what = f'sparse initializer "{shorten(name)}"'
+            what = f'sparse initializer "{shown(name)}"'
             if not name:
                 raise InvalidModelError("an initializer has no name", code="onnx-initializer")
             dense = self.tensors.read_sparse(sparse, what)
@@ -181,18 +185,44 @@ class GraphReader:
             values.append(value)
         block.append(create(terminator, values))
 
+    def settle(self) -> None:
+        """Read what only the finished graph decides: old Dropouts whose mask nobody uses.
+
+        The mask is not bool before opset 10, so that those with one stay opaque.
+        """
+        changed = False
+        for op in self._dropouts:
+            ratio = op.attrs.get("ratio", 0.5)
+            if isinstance(ratio, AttrRef) or any(r.first_use is not None for r in op.results[1:]):
+                continue
+            assert op.block is not None
+            rate = create("const", (), {"value": DenseTensor(np.asarray(ratio, np.float32))})
+            made = create("dropout", [op.operands[0], rate.result], {}, 1)
+            for new in (rate, made):
+                op.block.insert_before(new, op)
+                infer_op(new)
+            made.node_name, made.loc, made.meta = op.node_name, op.loc, op.meta
+            result, old = made.result, op.results[0]
+            result.name, result.declared, result.meta = old.name, old.declared, old.meta
+            old.replace_all_uses(result)
+            op.erase()
+            changed = True
+        if changed:
+            infer_function(self.function)
+
     def define(self, scope: Scope, name: str, value: Value) -> None:
         """Bind a name; single assignment."""
+        name_of(name)
         if name in scope.values:
             raise InvalidModelError(
-                f'"{shorten(name)}" is defined twice', code="onnx-ssa", hint="names must be unique"
+                f'"{shown(name)}" is defined twice', code="onnx-ssa", hint="names must be unique"
             )
         scope.values[name] = value
         value.name = name
 
     def declare(self, value: Value, info: ValueInfoProto) -> None:
         """Record what the file says about a value."""
-        declared = type_of(info.type, f'"{shorten(info.name)}"')
+        declared = type_of(info.type, f'"{shown(info.name)}"')
         value.declared = None if declared is UNKNOWN else declared
         if info.doc_string or info.metadata_props:
             value.meta = value_meta(info)
@@ -226,7 +256,7 @@ class GraphReader:
             for result, name in zip(op.results, node.output, strict=False):
                 if not name:
                     continue
-                if name in values:
+                if name in values or name.__class__ is not str:
                     self.define(scope, name, result)
                 values[name] = result
                 result.name = name
@@ -262,7 +292,7 @@ class GraphReader:
             self._contradictions += 1
             if self._contradictions <= 20:
                 text = f"declared as {declared}, but it is {value.type}; the declaration is ignored"
-                place = shorten(value.name or "")
+                place = shown(value.name or "")
                 self.remarks.append(Remark("note", "onnx", place, text))
 
     def _node(
@@ -291,9 +321,11 @@ class GraphReader:
         graphs: list[tuple[GraphProto, Region]] | None = None
         if how.__class__ is Plan:
             try:
-                op, graphs = self._known(how, node, inputs, outputs, block)
+                op, graphs = self._known(how, node, list(inputs), outputs, block)
             except KeepOpaque:
                 op, graphs = self._opaque(node, inputs, outputs)
+                if op.name == "onnx.Dropout":
+                    self._dropouts.append(op)
         elif how is _CONSTANT:
             return self._constant_node(node, block, scope), None
         elif how is None:
@@ -306,7 +338,7 @@ class GraphReader:
 
     def _resolve(self, domain: str, op_type: str, overload: str) -> Plan | str | None:
         """Return how nodes of an operator are read: a plan, a local function, or opaque."""
-        callee = self.callees.get((domain, op_type, overload))
+        callee = self.callees.get((name_of(domain), name_of(op_type), name_of(overload)))
         if callee is not None:
             return callee
         if not op_type:
@@ -316,9 +348,9 @@ class GraphReader:
         if version is None:
             name = domain or "ai.onnx"
             raise InvalidModelError(
-                f'domain "{shorten(name)}" is used but the model imports no opset of it',
+                f'domain "{shown(name)}" is used but the model imports no opset of it',
                 code="onnx-opset",
-                hint=f'add opset_import {{domain: "{shorten(domain)}" version: ...}}',
+                hint=f'add opset_import {{domain: "{shown(domain)}" version: ...}}',
             )
         if not domain and op_type == "Constant":
             return _CONSTANT
@@ -327,7 +359,7 @@ class GraphReader:
     def _describe(self, op: Op, node: NodeProto) -> None:
         name = node.name
         if name:
-            op.node_name = name
+            op.node_name = name_of(name)
         if not name or name in self._names:
             outputs = node.output
             name = next((o for o in outputs if o), name)
@@ -341,6 +373,8 @@ class GraphReader:
         self, how: Plan, node: NodeProto, inputs: list[Value | None], outputs: int, block: Block
     ) -> tuple[Op, list[tuple[GraphProto, Region]] | None]:
         definition = how.definition
+        if how.accepts:
+            self._check_types(how, node, inputs)
         attrs: dict[str, Any] = {}
         found: dict[str, GraphProto] = {}
         if len(node.attribute):
@@ -368,8 +402,31 @@ class GraphReader:
         for label, region in zip(definition.regions, op.regions, strict=True):
             if label not in found:
                 raise InvalidModelError(f"{node.op_type} needs attribute {label}, a graph")
+            if definition.name == "if" and len(found[label].input):
+                raise InvalidModelError(f"{label} has inputs; branches of If read outer values")
             graphs.append((found[label], region))
         return op, graphs
+
+    def _check_types(self, how: Plan, node: NodeProto, inputs: list[Value | None]) -> None:
+        """Refuse element types and a number of outputs that the opset's operator does not have."""
+        accepts, last = how.accepts, len(how.accepts) - 1
+        for i, value in enumerate(inputs):
+            type_ = None if value is None else value.type
+            if type_.__class__ is not TensorType or type_.dtype is None:  # type: ignore[union-attr]
+                continue
+            dtype = type_.dtype  # type: ignore[union-attr]
+            if dtype not in accepts[i if i < last else last] and i < how.facts.max_inputs:
+                name = how.facts.inputs[min(i, last)]
+                raise InvalidModelError(
+                    f'input {name} "{shown(node.input[i])}" is {dtype}, which '
+                    f"{node.op_type}-{how.facts.since} does not take",
+                    code="onnx-type",
+                )
+        if len(node.output) < how.facts.min_outputs:
+            raise InvalidModelError(
+                f"{node.op_type} has {len(node.output)} outputs, needs {how.facts.min_outputs}",
+                code="onnx-node",
+            )
 
     def _incoming(
         self,
@@ -395,36 +452,38 @@ class GraphReader:
             fact = expected.get(name)
             if fact is None:
                 if how.row.domain:
-                    raise KeepOpaque(f"attribute {name}")
+                    raise KeepOpaque(f"attribute {name_of(name)}")
                 known = ", ".join(sorted(expected)) or "none"
                 raise InvalidModelError(
-                    f'{node.op_type}-{how.facts.since} has no attribute "{shorten(name)}"',
+                    f'{node.op_type}-{how.facts.since} has no attribute "{shown(name)}"',
                     code="onnx-attribute",
                     hint=f"it has: {known}",
                 )
             if name in attrs or name in graphs:
                 raise InvalidModelError(
-                    f'attribute "{shorten(name)}" is given twice', code="onnx-attribute"
+                    f'attribute "{shown(name)}" is given twice', code="onnx-attribute"
                 )
-            kind = attribute_kind(proto)
+            kind = int(proto.type)
             if kind != fact.kind:
                 if how.row.domain:
                     raise KeepOpaque(f"attribute {name}")
                 raise InvalidModelError(
-                    f'attribute "{shorten(name)}" of {node.op_type} should be '
+                    f'attribute "{shown(name)}" of {node.op_type} should be '
                     f"{KIND_NAMES[fact.kind]}, got {KIND_NAMES.get(kind, kind)}",
                     code="onnx-attribute",
                 )
             if kind == _GRAPH and not proto.ref_attr_name:
                 graphs[name] = proto.g
                 continue
+            if proto.ref_attr_name:
+                self._check_parameter(proto)
             value = decode_attribute(proto, kind, self._tensor, keep=False)
             decode = how.decoders[name]
             try:
                 attrs[name] = value if decode is None else decode(value)
             except ValueError as error:
                 raise InvalidModelError(
-                    f'attribute "{shorten(name)}": {error}', code="onnx-attribute"
+                    f'attribute "{shown(name)}": {error}', code="onnx-attribute"
                 ) from error
         return attrs
 
@@ -479,9 +538,10 @@ class GraphReader:
         return None
 
     def _constant_payload(self, proto: AttributeProto) -> Tensor | AttrRef | None:
-        kind = attribute_kind(proto)
+        kind = int(proto.type)
         name = proto.name
         if proto.ref_attr_name:
+            self._check_parameter(proto)
             return AttrRef(proto.ref_attr_name, KIND_NAMES.get(kind, "tensor"))
         if name == "sparse_value":
             return self.tensors.read_sparse(proto.sparse_tensor, "a sparse constant")
@@ -513,13 +573,18 @@ class GraphReader:
         attrs: dict[str, Any] = {} if callee is None else {"callee": callee}
         graphs: list[tuple[str, GraphProto]] = []
         for proto in node.attribute:
-            kind = attribute_kind(proto)
+            kind = int(proto.type)
             if kind == _GRAPH and not proto.ref_attr_name:
                 graphs.append((proto.name, proto.g))
             elif kind == _GRAPHS and len(proto.graphs):
                 graphs += [(f"{proto.name}[{i}]", g) for i, g in enumerate(proto.graphs)]
             else:
-                attrs[proto.name] = decode_attribute(proto, kind, self._opaque_tensor, keep=True)
+                if proto.ref_attr_name:
+                    self._check_parameter(proto)
+                name = name_of(proto.name)
+                attrs[name] = decode_attribute(proto, kind, self._opaque_tensor, keep=True)
+        if callee is not None:
+            self._check_call(callee, len(inputs), outputs)
         domain = "" if node.domain == "ai.onnx" else node.domain
         name = f"{domain or 'onnx'}.{node.op_type}" if callee is None else "call"
         definition = None if callee is None else lookup("call")
@@ -530,26 +595,44 @@ class GraphReader:
             region.name = label
         return op, [(g, r) for (_, g), r in zip(graphs, op.regions, strict=True)]
 
+    def _check_call(self, callee: str, inputs: int, outputs: int) -> None:
+        most = self.signatures.get(callee)
+        if most is not None and (inputs > most[0] or outputs > most[1]):
+            raise InvalidModelError(
+                f"function {shown(callee)} has {most[0]} inputs and {most[1]} outputs, "
+                f"called with {inputs} and {outputs}",
+                code="onnx-function",
+            )
+
+    def _check_parameter(self, proto: AttributeProto) -> None:
+        """Refuse a reference to what is no attribute parameter of the function."""
+        if proto.ref_attr_name not in self.function.attr_params:
+            raise InvalidModelError(
+                f'attribute "{shown(proto.name)}" refers to "{shown(proto.ref_attr_name)}", '
+                "which is no attribute of a function around it",
+                code="onnx-attribute",
+            )
+
     def _opaque_tensor(self, proto: Any) -> Tensor:
         return self.tensors.read(proto, "a tensor attribute")
 
 
 def describe_node(node: NodeProto) -> str:
     """Return how messages name a node."""
-    operator = shorten(node.op_type)
+    operator = shown(node.op_type)
     if node.name:
-        return f'node "{shorten(node.name)}" ({operator})'
+        return f'node "{shown(node.name)}" ({operator})'
     first = next((o for o in node.output if o), "")
-    return f'node {operator} -> "{shorten(first)}"'
+    return f'node {operator} -> "{shown(first)}"'
 
 
 def value_meta(info: Any) -> dict[str, Any]:
     """Return doc string and metadata of a value."""
     meta: dict[str, Any] = {}
     if info.doc_string:
-        meta["doc"] = info.doc_string
+        meta["doc"] = as_text(info.doc_string)
     if info.metadata_props:
-        meta["metadata"] = {p.key: p.value for p in info.metadata_props}
+        meta["metadata"] = {as_text(p.key): as_text(p.value) for p in info.metadata_props}
     return meta
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from onnx import AttributeProto
 
-from lepton_ir.diagnostics import InvalidModelError, shorten
+from lepton_ir.diagnostics import InvalidModelError
+from lepton_ir.frontends.onnx.table_values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -90,8 +91,8 @@ def _report_cycle(items: list[NodeProto], users: list[list[int]], waiting: list[
         path.append(at)
         at = sources[at]
     cycle = path[seen[at] :][::-1]
-    shown = [items[i].name or next(iter(items[i].output), "?") for i in cycle[:6]]
-    names = " -> ".join(f'"{shorten(n, 60)}"' for n in shown)
+    some = [items[i].name or next(iter(items[i].output), "?") for i in cycle[:6]]
+    names = " -> ".join(f'"{shown(n, 60)}"' for n in some)
     more = f" and {len(cycle) - 6} more" if len(cycle) > 6 else ""
     raise InvalidModelError(
         f"the nodes {names}{more} feed one another in a cycle", code="onnx-cycle"

@@ -10,15 +10,17 @@ import onnx
 from onnx import TypeProto
 
 from lepton_ir import dims
-from lepton_ir.diagnostics import InvalidModelError, LeptonError, Remark, UnsupportedError, shorten
+from lepton_ir.diagnostics import InvalidModelError, LeptonError, Remark, UnsupportedError
 from lepton_ir.foreign import Foreign
 from lepton_ir.frontends.onnx.constants import TensorReader
 from lepton_ir.frontends.onnx.files import parse_model, read_file
 from lepton_ir.frontends.onnx.graph import GraphReader, Scope, Undefined, run_task, value_meta
 from lepton_ir.frontends.onnx.table_schema import MAX_OPSET, MIN_OPSET
 from lepton_ir.frontends.onnx.table_values import (
-    attribute_kind,
+    as_text,
     decode_attribute,
+    name_of,
+    shown,
     symbol_name,
     type_of,
 )
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, ValueInfoProto
 
     from lepton_ir.dims import Dim
+
+MAX_IR_VERSION = 14
+"""The latest version of the file format that is known to hold nothing new for the reader."""
 
 _UNNAMED = ("", "?")
 """Values of dim_param that name nothing: two of them are not the same dim."""
@@ -54,11 +59,12 @@ def load(source: str | os.PathLike[str] | bytes, *, keep_overridable: bool = Fal
         data, where, folder = source, "model", None
     else:
         path = os.fspath(source)
-        data, where = read_file(path), shorten(path, 200)
+        data, where = read_file(path), shown(path, 200)
         folder = os.path.dirname(os.path.abspath(path))
     proto = parse_model(data, where)
     remarks: list[Remark] = []
     try:
+        _check_ir_version(proto)
         proto = _at_least_min_opset(proto, remarks)
         reader = _ModelReader(proto, TensorReader(folder), keep_overridable, remarks)
         reader.converted = bool(remarks)
@@ -66,7 +72,7 @@ def load(source: str | os.PathLike[str] | bytes, *, keep_overridable: bool = Fal
             module = reader.read_any_order()
     except Undefined as error:
         raise InvalidModelError(
-            f'{error.node} reads "{shorten(error.name)}", which nothing defines',
+            f'{error.node} reads "{shown(error.name)}", which nothing defines',
             code="onnx-undefined",
             where=where,
         ) from error
@@ -84,15 +90,37 @@ def _opsets(imports: Iterable[Any]) -> dict[str, int]:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
         if entry.version < 1:
             raise InvalidModelError(
-                f'opset version {entry.version} of domain "{shorten(domain)}" does not exist',
+                f'opset version {entry.version} of domain "{shown(domain)}" does not exist',
                 code="onnx-opset",
             )
         if opsets.get(domain, entry.version) != entry.version:
             raise InvalidModelError(
-                f'domain "{shorten(domain)}" is imported twice, in two versions', code="onnx-opset"
+                f'domain "{shown(domain)}" is imported twice, in two versions', code="onnx-opset"
             )
         opsets[domain] = entry.version
     return opsets
+
+
+_PLAIN_BATCH_NORM = 14
+"""Since this opset a BatchNormalization says itself that it does not train. Opset 6 said so too,
+those between leave it to the number of outputs, which runtimes read differently."""
+
+
+def _check_ir_version(proto: ModelProto) -> None:
+    version = proto.ir_version
+    if version < 1:
+        raise InvalidModelError(
+            f"ir_version is {version}, expected 1 to {onnx.IR_VERSION}"
+            if proto.HasField("ir_version")
+            else "ir_version is missing",
+            code="onnx-version",
+        )
+    if version > max(onnx.IR_VERSION, MAX_IR_VERSION):
+        raise UnsupportedError(
+            f"ir_version is {version}; versions up to {onnx.IR_VERSION} can be read",
+            code="onnx-version",
+            hint="the file was written by a newer release of ONNX, or it is damaged",
+        )
 
 
 def _at_least_min_opset(proto: ModelProto, remarks: list[Remark]) -> ModelProto:
@@ -113,13 +141,14 @@ def _at_least_min_opset(proto: ModelProto, remarks: list[Remark]) -> ModelProto:
     from onnx import version_converter
 
     reason = ""
-    for target in (MIN_OPSET, 8, 11, 13):
+    targets = (MIN_OPSET, 8, 11, 13)
+    if any(node.op_type == "BatchNormalization" for node in proto.graph.node):
+        targets = (_PLAIN_BATCH_NORM, *targets)
+    for target in targets:
         try:
             converted = version_converter.convert_version(proto, target)
         except Exception as error:  # the converter is C++ and raises what it likes
-            reason = reason or shorten(
-                str(error).strip().splitlines()[0] if str(error) else "", 200
-            )
+            reason = reason or shown(str(error).strip().splitlines()[0] if str(error) else "", 200)
             continue
         text = f"the model was converted from opset {version} to {target} by onnx.version_converter"
         remarks.append(Remark("note", "onnx", "", text))
@@ -145,15 +174,20 @@ class _ModelReader:
         self.remarks = remarks
         self.is_sorted = True
         self.converted = False
+        self.signatures: dict[str, tuple[int, int]] = {}
 
     def read(self) -> Module:
         """Build the module; `Undefined` when a name is read before it is defined."""
         proto = self.proto
-        module = Module(_identifier(proto.graph.name))
+        module = Module(_identifier(as_text(proto.graph.name)))
         module.remarks = self.remarks
         module.opsets = _opsets(proto.opset_import)
         module.meta = self._model_meta()
         callees = self._callees()
+        self.signatures = {
+            n: (len(f.input), len(f.output))
+            for n, f in zip(callees.values(), proto.functions, strict=True)
+        }
         main = module.add_function("main")
         functions = [
             (module.add_function(n), f)
@@ -185,11 +219,11 @@ class _ModelReader:
         meta: dict[str, Any] = {"ir_version": proto.ir_version}
         for field in ("producer_name", "producer_version", "domain", "doc_string"):
             if getattr(proto, field):
-                meta[field] = getattr(proto, field)
+                meta[field] = as_text(getattr(proto, field))
         if proto.model_version:
             meta["model_version"] = proto.model_version
         if proto.metadata_props:
-            meta["metadata"] = {p.key: p.value for p in proto.metadata_props}
+            meta["metadata"] = {as_text(p.key): as_text(p.value) for p in proto.metadata_props}
         for field in ("training_info", "configuration"):
             if len(getattr(proto, field)):
                 meta[field] = [_foreign(f"onnx.{field}", item) for item in getattr(proto, field)]
@@ -198,11 +232,11 @@ class _ModelReader:
     def _callees(self) -> dict[tuple[str, str, str], str]:
         callees: dict[tuple[str, str, str], str] = {}
         for f in self.proto.functions:
-            key = (f.domain, f.name, f.overload)
+            key = (name_of(f.domain), name_of(f.name), name_of(f.overload))
             name = f"{f.domain}:{f.name}" + (f":{f.overload}" if f.overload else "")
             if key in callees or name in callees.values():
                 raise InvalidModelError(
-                    f"function {shorten(name)} is defined twice", code="onnx-function"
+                    f"function {shown(name)} is defined twice", code="onnx-function"
                 )
             callees[key] = name
         return callees
@@ -221,8 +255,11 @@ class _ModelReader:
             self.remarks,
             self.converted,
         )
+        reader.signatures = self.signatures
+        if not graph.output:
+            raise InvalidModelError("the graph has no outputs", code="onnx-graph")
         if graph.name:
-            main.meta["name"] = graph.name
+            main.meta["name"] = as_text(graph.name)
         main.meta.update(value_meta(graph))
         for info in (*graph.input, *graph.output, *graph.value_info):
             _register_symbols(info.type, main)
@@ -258,6 +295,7 @@ class _ModelReader:
         main.output_names = [o.name for o in graph.output]
         main.meta["outputs"] = [_foreign("onnx.ValueInfoProto", o) for o in graph.output]
         reader.finish("return", main.output_names, block, scope)
+        reader.settle()
         if len(graph.quantization_annotation):
             main.meta["quantization_annotation"] = [
                 _foreign("onnx.TensorAnnotation", a) for a in graph.quantization_annotation
@@ -268,15 +306,15 @@ class _ModelReader:
             return False
         for proto in graph.initializer:
             if proto.name == info.name:
-                what = f'initializer "{shorten(info.name)}"'
+                what = f'initializer "{shown(info.name)}"'
                 main.overridable[info.name] = self.tensors.read(proto, what)
                 return True
         return False
 
     def _remark_constants(self, names: list[str]) -> None:
-        shown = ", ".join(shorten(n, 40) for n in names[:5]) + (", ..." if len(names) > 5 else "")
+        some = ", ".join(shown(n, 40) for n in names[:5]) + (", ..." if len(names) > 5 else "")
         text = (
-            f"{len(names)} inputs had default values and became constants ({shown}); "
+            f"{len(names)} inputs had default values and became constants ({some}); "
             "--keep-overridable keeps them"
         )
         self.remarks.append(Remark("note", "onnx", "", text))
@@ -299,7 +337,7 @@ class _ModelReader:
                 shape.append(dim)
             return TensorType(type_.dtype, shape)
 
-        declared = type_of(info.type, f'input "{shorten(info.name)}"')
+        declared = type_of(info.type, f'input "{shown(info.name)}"')
         # The elements of a sequence may differ in size: their unnamed dims stay unknown.
         return named(declared, info.type)
 
@@ -308,13 +346,14 @@ class _ModelReader:
     def _function(
         self, function: Function, body: FunctionProto, module: Module, callees: dict[Any, str]
     ) -> None:
-        where = f"function {shorten(function.name)}"
+        where = f"function {shown(function.name)}"
         function.opsets = _opsets(body.opset_import)
-        opsets = {**module.opsets, **function.opsets}
+        opsets = dict(function.opsets)
         version = opsets.get("", MIN_OPSET)
         if not MIN_OPSET <= version <= MAX_OPSET:
             raise UnsupportedError(f"opset {version} cannot be read", where=where)
         reader = GraphReader(function, opsets, callees, self.tensors, self.is_sorted, self.remarks)
+        reader.signatures = self.signatures
         function.meta.update(value_meta(body))
         function.meta.update(domain=body.domain, name=body.name)
         if body.overload:
@@ -322,7 +361,7 @@ class _ModelReader:
         for name in body.attribute:
             function.attr_params[name] = None
         for proto in body.attribute_proto:
-            kind = attribute_kind(proto)
+            kind = int(proto.type)
             function.attr_params[proto.name] = decode_attribute(
                 proto, kind, lambda t: self.tensors.read(t, where), keep=True
             )
@@ -376,7 +415,7 @@ def _refuse_recursion(module: Module) -> None:
                 chain = [n for n, _ in stack]
                 chain = [*chain[chain.index(callee) :], callee]
                 raise InvalidModelError(
-                    f"functions call themselves: {' -> '.join(shorten(n, 40) for n in chain[:8])}",
+                    f"functions call themselves: {' -> '.join(shown(n, 40) for n in chain[:8])}",
                     code="onnx-recursion",
                 )
             elif callee not in state:

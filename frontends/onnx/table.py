@@ -23,7 +23,7 @@ from lepton_ir.frontends.onnx.table_schema import (
     facts,
     known_domain,
 )
-from lepton_ir.frontends.onnx.table_values import DTYPE_OF
+from lepton_ir.frontends.onnx.table_values import DTYPE_OF, DTYPE_OF_TYPE
 from lepton_ir.infer import const_array
 from lepton_ir.ir import AttrRef, Value
 
@@ -318,12 +318,14 @@ class Plan:
     """A row resolved for one opset: everything the two roads ask per node, computed once.
 
     Attributes:
+        accepts: per formal input, the element types it may have.
         changes: the changes in force.
         fill: IR attributes whose meaning when absent is not the IR's default.
         writable: attributes of the opset, name to (kind, required, default as the IR says it).
     """
 
     __slots__ = (
+        "accepts",
         "changes",
         "decoders",
         "definition",
@@ -340,6 +342,10 @@ class Plan:
         self.definition = definition
         self.facts = found
         self.version = version
+        self.accepts = tuple(
+            frozenset(DTYPE_OF_TYPE[t] for t in types if t in DTYPE_OF_TYPE)
+            for types in found.input_types
+        )
         self.changes = tuple(c for c in row.changes if version < c.before)
         specs = definition.attrs
         self.decoders: dict[str, Callable[[Any], Any] | None] = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import AttributeProto, TensorProto, TypeProto
 
 from lepton_ir import dims, dtypes
-from lepton_ir.diagnostics import InvalidModelError, shorten
+from lepton_ir.diagnostics import MAX_NAME, InvalidModelError, shorten
 from lepton_ir.dims import DimExpr
 from lepton_ir.dtypes import DType
 from lepton_ir.foreign import Foreign
@@ -70,6 +70,29 @@ TYPE_NAMES: dict[DType, str] = {
 }
 """Element type to the type string of the schemas."""
 
+DTYPE_OF_TYPE: dict[str, DType] = {name: dtype for dtype, name in TYPE_NAMES.items()}
+
+
+def as_text(value: str | bytes) -> str:
+    """Return a string field; protobuf gives bytes for one that is not UTF-8."""
+    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
+
+
+def shown(value: str | bytes, limit: int = MAX_NAME) -> str:
+    """Return a name fit for a message."""
+    return shorten(as_text(value), limit)
+
+
+def name_of(value: str | bytes) -> str:
+    """Return a name.
+
+    Raises:
+        InvalidModelError: it is not UTF-8.
+    """
+    if isinstance(value, str):
+        return value
+    raise InvalidModelError(f'the name "{shown(value)}" is not valid UTF-8', code="onnx-name")
+
 
 def dtype_of(number: int, what: str) -> DType:
     """Return the element type with an ONNX number.
@@ -82,6 +105,9 @@ def dtype_of(number: int, what: str) -> DType:
         raise InvalidModelError(f"{what} has element type {number}, which ONNX does not define")
     return found
 
+
+MAX_DIM = (1 << 63) - 1
+"""The largest size that a file can say."""
 
 # -- types ---------------------------------------------------------------------------------------
 
@@ -169,7 +195,8 @@ def write_type(type_: Type, proto: TypeProto, names: Callable[[DimExpr], str | N
         for dim in dense.shape:
             entry = tensor.shape.dim.add()
             if isinstance(dim, int):
-                entry.dim_value = dim
+                if dim <= MAX_DIM:
+                    entry.dim_value = dim
             elif dim is not None:
                 name = names(dim)
                 if name:
@@ -189,34 +216,6 @@ def symbol_name(dim: DimExpr) -> str | None:
 
 # -- attributes ----------------------------------------------------------------------------------
 
-_FIELD_OF = {
-    AttributeProto.FLOAT: "f",
-    AttributeProto.INT: "i",
-    AttributeProto.STRING: "s",
-    AttributeProto.TENSOR: "t",
-    AttributeProto.GRAPH: "g",
-    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
-    AttributeProto.TYPE_PROTO: "tp",
-    AttributeProto.FLOATS: "floats",
-    AttributeProto.INTS: "ints",
-    AttributeProto.STRINGS: "strings",
-    AttributeProto.TENSORS: "tensors",
-    AttributeProto.GRAPHS: "graphs",
-}
-
-
-def attribute_kind(proto: AttributeProto) -> int:
-    """Return the type number of an attribute, from its content where old files leave it out."""
-    kind = proto.type
-    if kind == 0 and not proto.ref_attr_name:
-        for number, field in _FIELD_OF.items():
-            value = getattr(proto, field)
-            if proto.HasField(field) if field in _SINGULAR else len(value):
-                return int(number)
-    return int(kind)
-
-
-_SINGULAR = frozenset({"f", "i", "s", "t", "g", "sparse_tensor", "tp"})
 FOREIGN_ATTRIBUTE = "onnx.AttributeProto"
 
 
@@ -259,10 +258,10 @@ def decode_attribute(
         value = tuple(map(text_or_bytes, proto.strings))
         return value if value or not keep else Foreign(FOREIGN_ATTRIBUTE, _wire(proto))
     if kind == AttributeProto.TYPE_PROTO and not keep:
-        return type_of(proto.tp, f'attribute "{shorten(proto.name)}"')
+        return type_of(proto.tp, f'attribute "{shown(proto.name)}"')
     if kind not in KIND_NAMES or kind == 0:
         raise InvalidModelError(
-            f'attribute "{shorten(proto.name)}" has no value of a known kind', code="onnx-attribute"
+            f'attribute "{shown(proto.name)}" has no value of a known kind', code="onnx-attribute"
         )
     return Foreign(FOREIGN_ATTRIBUTE, _wire(proto))
 
