@@ -19,7 +19,7 @@ from lepton_ir.infer import describe, infer_op
 from lepton_ir.ir import Function, Module, Op, Value
 from lepton_ir.pattern import Failure, Match, OpPattern
 from lepton_ir.pipeline import Pass
-from lepton_ir.types import TensorType, Type, TypeMismatchError, meet
+from lepton_ir.types import UNKNOWN, TensorType, Type, TypeMismatchError, meet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -308,7 +308,7 @@ def refines(new: Type, old: Type) -> bool:
     Unlike type equality this compares shapes by proof: two unknown dims are not the same dim.
     """
     if not (isinstance(new, TensorType) and isinstance(old, TensorType)):
-        return new is old and not isinstance(new, TensorType)
+        return new is old and new is not UNKNOWN
     if new.dtype is not old.dtype or new.dtype is None or new.encoding != old.encoding:
         return False
     if new.shape is None or old.shape is None or len(new.shape) != len(old.shape):
