@@ -28,6 +28,8 @@ class Canonicalize(RewritePass, name="canonicalize"):
         "lepton_ir.passes.canonicalize.views",
         "lepton_ir.passes.canonicalize.slices",
         "lepton_ir.passes.canonicalize.control",
+        "lepton_ir.passes.canonicalize.ranks",
+        "lepton_ir.passes.canonicalize.signs",
     )
 
     def run(self, module: Module, ctx: PassContext) -> None:

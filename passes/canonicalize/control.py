@@ -8,7 +8,7 @@ from lepton_ir.pattern import Match
 from lepton_ir.rewrite import Rewriter, rewrite
 
 
-def _move_out(block: Block, before: Op, rw: Rewriter) -> list[Value | None]:
+def move_out(block: Block, before: Op, rw: Rewriter) -> list[Value | None]:
     """Move a block's operations in front of ``before``; return what it yields."""
     terminator = block.terminator
     assert terminator is not None
@@ -30,7 +30,7 @@ def constant_branch(m: Match, rw: Rewriter) -> bool:
         return rw.fail("the condition is not a constant")
     taken = "then_branch" if bool(known.reshape(-1)[0]) else "else_branch"
     rw.permit()
-    yielded = _move_out(m.root.region(taken).block, m.root, rw)
+    yielded = move_out(m.root.region(taken).block, m.root, rw)
     return rw.replace(m.root, yielded, same=True)
 
 
