@@ -9,15 +9,18 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit golden bench conformance clean
+.PHONY: help demo test check docs unit golden bench conformance clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## optimize a small model and print the report
-	$(PY) -m lepton_ir.tools.demo
+	OPENBLAS_NUM_THREADS=1 $(PY) -m lepton_ir.tools.demo
 
 test: check unit ## everything CI runs: check, then the tests
+
+docs: $(STAMP) ## write docs/passes.md, rules.md and ops.md from the code
+	$(PY) -m lepton_ir.tools.docgen
 
 check: $(STAMP) ## format, lint, import rules and types
 	$(VENV)/bin/ruff format --check .

@@ -92,8 +92,14 @@ def export(net: Net) -> onnx.ModelProto:
     rest = g.constant(np.array([-1], np.int64), "/Constant_5")
     shape = g.node("Concat", [batch, rest], "/Concat", axis=0)
     x = g.node("Reshape", [x, shape], "/Reshape")
-    x = g.node("MatMul", [x, g.weight(net.weight, "head.weight")], "/head/MatMul")
-    bias = g.weight(net.bias, "head.bias")
+    weights = [
+        g.weight(net.hidden.weight, "hidden.weight"),
+        g.weight(net.hidden.bias, "hidden.bias"),
+    ]
+    x = g.node("Gemm", [x, *weights], "/hidden/Gemm")
+    x = g.node("Relu", [x], "/relu/Relu")
+    x = g.node("MatMul", [x, g.weight(net.head.weight, "head.weight")], "/head/MatMul")
+    bias = g.weight(net.head.bias, "head.bias")
     g.nodes.append(helper.make_node("Add", [x, bias], ["scores"], name="/head/Add"))
     picture = helper.make_tensor_value_info("picture", TensorProto.FLOAT, ["batch", 1, SIZE, SIZE])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", len(CLASSES)])

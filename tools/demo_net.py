@@ -79,61 +79,93 @@ class Block:
         self.saved |= {"active": active, "winner": winner}
         return np.asarray(np.take_along_axis(tiles, winner[..., None], -1)[..., 0])
 
-    def backward(self, gradient: Array, shape: tuple[int, ...], rate: float) -> Array:
-        """Take a step down the gradient of the result; return that of the input."""
-        n, c, h, w = shape
+    def backward(self, gradient: Array, rate: float) -> Array:
+        """Take a step down the gradient of the result; return that of the 3x3 windows."""
+        n, _, h, w = gradient.shape
         s = self.saved
         tiles = np.zeros((*gradient.shape, 4), np.float32)
         np.put_along_axis(tiles, s["winner"][..., None], gradient[..., None], -1)
         spread = tiles.reshape(*gradient.shape, 2, 2).transpose(0, 2, 4, 3, 5, 1)
-        g = spread.reshape(n * h * w, -1) * (s["active"] > 0)
+        g = spread.reshape(4 * n * h * w, -1) * (s["active"] > 0)
         normal = s["normal"]
-        g_scale, g_bias = (g * normal).sum(0), g.sum(0)
-        g = (g - g.mean(0) - normal * (g * normal).mean(0)) * self.scale / s["deviation"]
-        g_weight = (g.T @ s["columns"]).reshape(self.weight.shape)
-        windows = (g @ self.weight.reshape(len(self.weight), -1)).reshape(n, h, w, c, 3, 3)
-        padded = np.zeros((n, c, h + 2, w + 2), np.float32)
-        for i in range(3):
-            for j in range(3):
-                padded[:, :, i : i + h, j : j + w] += windows[..., i, j].transpose(0, 3, 1, 2)
-        self.weight = (self.weight - rate * g_weight).astype(np.float32)
-        self.scale = (self.scale - rate * g_scale).astype(np.float32)
-        self.bias = (self.bias - rate * g_bias).astype(np.float32)
-        return padded[:, :, 1:-1, 1:-1]
+        g_scale, g_bias = (g * normal).mean(0), g.mean(0)
+        step = (g - g_bias - normal * g_scale) * self.scale / s["deviation"]
+        g_weight = (step.T @ s["columns"]).reshape(self.weight.shape)
+        windows = step @ self.weight.reshape(len(self.weight), -1)
+        self.weight = self.weight - np.float32(rate) * g_weight
+        self.scale = self.scale - np.float32(rate * len(g)) * g_scale
+        self.bias = self.bias - np.float32(rate * len(g)) * g_bias
+        return np.asarray(windows)
+
+
+def _image_gradient(windows: Array, shape: tuple[int, ...]) -> Array:
+    """Return the gradient of an input of ``shape`` from that of its 3x3 windows."""
+    n, c, h, w = shape
+    parts = windows.reshape(n, h, w, c, 3, 3)
+    padded = np.zeros((n, c, h + 2, w + 2), np.float32)
+    for i in range(3):
+        for j in range(3):
+            padded[:, :, i : i + h, j : j + w] += parts[..., i, j].transpose(0, 3, 1, 2)
+    return padded[:, :, 1:-1, 1:-1]
+
+
+@dataclass
+class Linear:
+    """``x @ weight + bias``."""
+
+    weight: Array
+    bias: Array
+
+    @staticmethod
+    def make(rng: np.random.Generator, inputs: int, outputs: int) -> Linear:
+        """Return a layer with random weights."""
+        weight = rng.normal(0, (2 / inputs) ** 0.5, (inputs, outputs)).astype(np.float32)
+        return Linear(weight, np.zeros(outputs, np.float32))
+
+    def forward(self, x: Array) -> Array:
+        """Return the result for a batch."""
+        return np.asarray(x @ self.weight + self.bias)
+
+    def backward(self, x: Array, gradient: Array, rate: float) -> Array:
+        """Take a step down the gradient of the result; return that of ``x``."""
+        back = gradient @ self.weight.T
+        self.weight = self.weight - np.float32(rate) * (x.T @ gradient)
+        self.bias = self.bias - np.float32(rate) * gradient.sum(0)
+        return np.asarray(back)
 
 
 @dataclass
 class Net:
-    """Two blocks, then one linear layer over the flattened result."""
+    """Two blocks, then two linear layers over the flattened result, with a ReLU between."""
 
     blocks: list[Block]
-    weight: Array
-    bias: Array
+    hidden: Linear
+    head: Linear
 
-
-def train(seed: int = 0, steps: int = 120, batch: int = 64) -> Net:
-    """Train a net on fresh pictures; takes one or two seconds."""
-    rng = np.random.default_rng(seed)
-    features = 16 * (SIZE // 4) ** 2
-    weight = rng.normal(0, features**-0.5, (features, len(CLASSES))).astype(np.float32)
-    net = Net([Block.make(rng, 1, 8), Block.make(rng, 8, 16)], weight, np.zeros(4, np.float32))
-    for step in range(steps):
-        pictures, labels = draw_pictures(batch, seed=1000 + step)
-        rate = 0.1 * (1 - step / steps)
-        inputs = [normalized(pictures)]
-        for block in net.blocks:
-            inputs.append(block.forward(inputs[-1]))
-        flat = inputs[-1].reshape(batch, -1)
-        logits = flat @ net.weight + net.bias
+    def step(self, pictures: Array, labels: Array, rate: float) -> None:
+        """Train on one batch: softmax, cross entropy, one step down the gradient."""
+        first, second = self.blocks
+        middle = first.forward(normalized(pictures))
+        deep = second.forward(middle)
+        flat = deep.reshape(len(deep), -1)
+        hidden = np.maximum(self.hidden.forward(flat), 0)
+        logits = self.head.forward(hidden)
         share = np.exp(logits - logits.max(1, keepdims=True))
         share /= share.sum(1, keepdims=True)
-        share[np.arange(batch), labels] -= 1
-        share /= batch
-        gradient = (share @ net.weight.T).reshape(inputs[-1].shape)
-        net.weight = (net.weight - rate * flat.T @ share).astype(np.float32)
-        net.bias = (net.bias - rate * share.sum(0)).astype(np.float32)
-        for block, given in zip(reversed(net.blocks), reversed(inputs[:-1]), strict=True):
-            gradient = block.backward(gradient, given.shape, rate)
+        share[np.arange(len(labels)), labels] -= 1
+        g = self.head.backward(hidden, share / len(labels), rate) * (hidden > 0)
+        g = self.hidden.backward(flat, g, rate).reshape(deep.shape)
+        first.backward(_image_gradient(second.backward(g, rate), middle.shape), rate)
+
+
+def train(seed: int = 0, steps: int = 120, batch: int = 32) -> Net:
+    """Train a net on fresh pictures; takes a few seconds."""
+    rng = np.random.default_rng(seed)
+    blocks = [Block.make(rng, 1, 8), Block.make(rng, 8, 16)]
+    flat = 16 * (SIZE // 4) ** 2
+    net = Net(blocks, Linear.make(rng, flat, 64), Linear.make(rng, 64, len(CLASSES)))
+    for i in range(steps):
+        net.step(*draw_pictures(batch, seed=1000 + i), rate=0.1 * (1 - i / steps))
     return net
 
 

@@ -92,13 +92,15 @@ def _check_lines(outcome: Outcome) -> list[str]:
 def _layer_lines(layers: list[dict[str, Any]]) -> list[str]:
     if not layers:
         return []
-    lines = [f"  {'quantized layer':<34} {'kind':<14} {'SQNR dB':>8} {'bytes':>20}"]
+    head = f"  {'quantized layer':<27} {'kind':<14} {'SQNR dB':>7} {'bytes':>9}    {'after':>9}"
+    lines = [head]
     shown = sorted(layers, key=lambda row: row.get("sqnr") or 0.0)[:20]
     for row in shown:
-        size = f"{human_bytes(row['bytes_before'])} -> {human_bytes(row['bytes_after'])}"
+        before, after = human_bytes(row["bytes_before"]), human_bytes(row["bytes_after"])
         ratio = f"{row['sqnr']:.1f}" if row.get("sqnr") is not None else "-"
         kind = clip(str(row.get("kind", "")), 14)
-        lines.append(f"  {clip(row['name'], 34):<34} {kind:<14} {ratio:>8} {size:>20}")
+        name = clip(row["name"], 27)
+        lines.append(f"  {name:<27} {kind:<14} {ratio:>7} {before:>9} -> {after:>9}")
     if len(layers) > len(shown):
         lines.append(f"  ... the {len(layers) - len(shown)} others are better (--report=json)")
     return lines
