@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,8 @@ func @main(%x: f32[2]) {
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(GOLDEN)))
 def test_updating_changes_nothing(path: Path) -> None:
     assert updated(path) == path.read_text("utf-8")
+    for case in read_golden(path)[1]:
+        check_case(case, str(path))
 
 
 def test_update_writes_results_and_is_stable(tmp_path: Path) -> None:
@@ -85,3 +90,30 @@ def test_wrong_numbers_are_found() -> None:
         check_numeric(a, b, {})
     with pytest.raises(GoldenFailure, match="largest difference"):
         check_numeric(a, b, {"rtol": 1e-3})
+
+
+def test_the_pytest_plugin_collects_updates_and_reports(tmp_path: Path) -> None:
+    folder = tmp_path / "golden"
+    folder.mkdir()
+    (folder / "t.lir").write_text(TEXT, encoding="utf-8")
+    code = (
+        "import sys, pytest\n"
+        "from lepton_ir.testing import plugin\n"
+        "sys.exit(pytest.main(sys.argv[1:], plugins=[plugin]))"
+    )
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        args = [sys.executable, "-c", code, "-p", "no:cacheprovider", *options, "."]
+        return subprocess.run(
+            args, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=120
+        )
+
+    failed = run()
+    assert failed.returncode == 1
+    assert "write it with --update-golden" in failed.stdout
+    assert "Traceback" not in failed.stdout
+    assert run("--update-golden").returncode == 0
+    passed = run("--golden-remarks")
+    assert passed.returncode == 0
+    assert "2 passed" in passed.stdout

@@ -319,15 +319,16 @@ class _FunctionReader:
     def _node_facts(self, op: Op, node: OpNode) -> None:
         assert node.node is not None
         facts = {k: self.values.value(v, node.name, meta=True) for k, v in node.node.items()}
-        op.node_name = facts.pop("name", op.node_name)
-        op.meta = facts.pop("meta", None)
-        op.symbols = facts.pop("symbols", None)
-        symbols: list[Any] = [] if op.symbols is None else op.symbols
-        good = isinstance(symbols, list) and all(isinstance(s, str) for s in symbols)
-        good = good and isinstance(op.node_name, (str, type(None)))
-        if not good or not isinstance(op.meta, (dict, type(None))):
+        name: Any = facts.pop("name", op.node_name)
+        meta: Any = facts.pop("meta", None)
+        symbols: Any = facts.pop("symbols", None)
+        listed = symbols is None or (
+            isinstance(symbols, list) and all(isinstance(s, str) for s in symbols)
+        )
+        if not (listed and isinstance(name, str | None) and isinstance(meta, dict | None)):
             raise Problem("expected node {name=string, meta={...}, symbols=[strings]}", node.name)
-        self.function.used_symbols.update(symbols)
+        op.node_name, op.meta, op.symbols = name, meta, symbols
+        self.function.used_symbols.update(symbols or ())
         _no_more(facts, "name, meta, symbols", node.name)
 
     def _attrs(self, definition: opdef.OpDef | None, node: OpNode) -> dict[str, Any]:
