@@ -29,6 +29,7 @@ class Quant(Pass, name="quant"):
         mode: ``static`` (quantize/dequantize pairs with ranges from calibration data), ``dynamic``
             (ranges taken while the model runs), ``weights`` (float arithmetic, small file), or
             ``auto``: static when calibration data is given, else dynamic.
+        calib: one source of calibration data, beside those of the command line's ``--calib``.
         bits: bits of a weight; 8.
         per_channel: one scale per output channel of a weight instead of one per tensor.
         symmetric: static activations with their zero point in the middle of the integer range.
@@ -45,6 +46,7 @@ class Quant(Pass, name="quant"):
     """
 
     mode: str = "auto"
+    calib: str = ""
     bits: int = 8
     per_channel: bool = True
     symmetric: bool = False
@@ -81,7 +83,7 @@ class Quant(Pass, name="quant"):
         from lepton_ir.passes.quant.common import Run
         from lepton_ir.passes.quant.feeds import open_feeds
 
-        feeds = open_feeds(ctx.feeds, module)
+        feeds = open_feeds(ctx.feeds, module, self.calib)
         mode = self.mode
         if mode == "auto":
             mode = "dynamic" if feeds is None else "static"

@@ -44,6 +44,7 @@ class _Product:
 def quantize_dynamic(run: Run) -> None:
     """Quantize matrix products with constant weights, and tables, in ``main``."""
     shared = _Product({}, {})
+    convolutions = 0
     for op in list(run.module.main.walk()):
         if op.block is None or op.has_attr_refs:
             continue
@@ -53,6 +54,15 @@ def quantize_dynamic(run: Run) -> None:
             gather_layer(run, op)
         elif op.name in _FLOAT_LAYERS:
             run.refuse(op, _FLOAT_LAYERS[op.name])
+            convolutions += op.name == "conv"
+    if convolutions:
+        run.ctx.remark(
+            "note",
+            "",
+            "{} convolutions stay in float; with calibration data (--calib) static quantization "
+            "takes them too",
+            convolutions,
+        )
 
 
 def _obstacle(run: Run, op: Op) -> str:

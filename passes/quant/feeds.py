@@ -68,18 +68,17 @@ class Feeds:
             raise LeptonError("the calibration data has no samples", code="calib")
 
 
-def open_feeds(given: Any, module: Module) -> Feeds | None:
+def open_feeds(given: Any, module: Module, extra: str = "") -> Feeds | None:
     """Return the calibration data of a run, ``None`` when there is none.
 
     Args:
         given: ``ctx.feeds``: ``None``, one source or a sequence of sources.
         module: the model.
+        extra: one more source.
     """
-    if given is None:
-        return None
-    sources = (given,) if isinstance(given, (str, os.PathLike, Mapping)) else given
-    if callable(sources):
-        sources = (sources,)
+    single = isinstance(given, (str, os.PathLike, Mapping)) or callable(given)
+    sources = (given,) if single else tuple(given or ())
+    sources += (extra,) if extra else ()
     sources = tuple(os.fspath(s) if isinstance(s, os.PathLike) else s for s in sources)
     return Feeds(sources, module.main) if sources else None
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from lepton_ir import api
 from lepton_ir.check import best_runner
 from lepton_ir.check_worker import make_runner
+from lepton_ir.context import PassContext
 from lepton_ir.diagnostics import LeptonError, shorten
+from lepton_ir.passes.legalize import Legalize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lepton_ir.context import PassContext
     from lepton_ir.ir import Module, Value
 
 
@@ -37,12 +38,15 @@ def run_probe(
 ) -> Iterator[list[Any]]:
     """Yield the results of ``module`` for each feed; nothing is kept between them.
 
+    ``module`` is a copy made for this: operations that the opset lacks are taken apart.
+
     Raises:
         ProbeError: the runner refuses the model or fails on a feed.
     """
+    Legalize().run(module, PassContext(target=ctx.target or api.target("onnx")))
     with tempfile.TemporaryDirectory(prefix="lepton-calib-") as folder:
         path = os.path.join(folder, "probe.onnx")
-        api.save(module, path)
+        api.save(module, path, format="onnx")
         kind = best_runner()
         try:
             runner = make_runner(kind, path)

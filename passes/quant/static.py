@@ -114,15 +114,14 @@ def _as_pool(run: Run, op: Op, available: set[Value]) -> Op:
     """Turn the mean over all spatial axes into the pool that is the same, and has integers."""
     if op.name != "reduce_mean" or op.operands[0] not in available or not op.attr("keepdims"):
         return op
-    x, axes = op.operands[0], constant(op, 1)
-    rank = None if x is None else x.rank
+    axes, rank = constant(op, 1), op.result.rank
     if rank is None or rank < 3 or axes is None:
         return op
     if sorted(int(a) % rank for a in axes.numpy().reshape(-1)) != list(range(2, rank)):
         return op
     if not run.permitted("static-mean-to-pool", op):
         return op
-    y = Editor(op, "static-mean-to-pool").global_average_pool(x)
+    y = Editor(op, "static-mean-to-pool").global_average_pool(op.operands[0])
     old = op.result
     y.name, y.declared, y.meta = old.name, old.declared, old.meta
     made: Op = y.op
