@@ -15,6 +15,7 @@ from lepton_ir.builder import normalize_attrs
 from lepton_ir.diagnostics import NOWHERE, InvalidModelError, LeptonError, Location
 from lepton_ir.infer import infer_block, infer_op
 from lepton_ir.ir import Block, Function, Module, Op, Value
+from lepton_ir.pauses import collector_paused
 from lepton_ir.text import FORMAT_VERSION
 from lepton_ir.text.blobs import Archives
 from lepton_ir.text.literals import unquoted, value_name
@@ -67,11 +68,12 @@ def parse_module(
             code="lir-version",
             where=filename,
         )
-    parts = source.parse()
-    try:
-        return _Reader(parts, Archives(folder), source).module
-    except Problem as problem:
-        raise source.at(problem.message, problem.token) from problem.__cause__
+    with collector_paused():
+        parts = source.parse()
+        try:
+            return _Reader(parts, Archives(folder), source).module
+        except Problem as problem:
+            raise source.at(problem.message, problem.token) from problem.__cause__
 
 
 class _Reader:
