@@ -67,7 +67,7 @@ def assert_same(a: Any, b: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-# -- whole models -----------------------------------------------------------------------------------
+# -- whole models ----------------------------------------------------------------------------------
 
 
 def real_models() -> list[Path]:
@@ -145,7 +145,7 @@ def test_all_backend_tests_run_the_same():
     assert {k: v for k, v in failures.items() if v} == {}
 
 
-# -- opset conversion -------------------------------------------------------------------------------
+# -- opset conversion ------------------------------------------------------------------------------
 
 X4 = [info("x", F32, [2, 4, 6, 8])]
 Y = [info("y", F32, None)]
@@ -291,7 +291,7 @@ def test_targets_agree_with_the_writer():
         to_proto(module)
 
 
-# -- names and types --------------------------------------------------------------------------------
+# -- names and types -------------------------------------------------------------------------------
 
 
 def test_interface_names_docs_and_unnamed_dims_are_kept():
@@ -395,7 +395,7 @@ def test_sibling_subgraphs_keep_equal_names():
     assert_same(run(result, {"c": np.array(False), "x": x}), [-x])
 
 
-# -- opaque nodes and functions ---------------------------------------------------------------------
+# -- opaque nodes and functions --------------------------------------------------------------------
 
 
 def test_unknown_operators_are_carried_through():
@@ -465,7 +465,7 @@ def test_local_functions_are_kept_with_their_parameters():
     assert_same(run(proto, {"x": x}), run(result, {"x": x}))
 
 
-# -- external data ----------------------------------------------------------------------------------
+# -- external data ---------------------------------------------------------------------------------
 
 
 def external_model(folder: Path, location: str = "w.bin", offset: int = 0) -> Path:
@@ -522,7 +522,7 @@ def test_external_data_must_lie_inside_its_file(tmp_path: Path):
         load(path)
 
 
-# -- malformed and odd files ------------------------------------------------------------------------
+# -- malformed and odd files -----------------------------------------------------------------------
 
 
 def declared(dim: Any) -> onnx.ModelProto:

@@ -412,9 +412,9 @@ class GraphReader:
         accepts, last = how.accepts, len(how.accepts) - 1
         for i, value in enumerate(inputs):
             type_ = None if value is None else value.type
-            if type_.__class__ is not TensorType or type_.dtype is None:  # type: ignore[union-attr]
+            if type_.__class__ is not TensorType or type_.dtype is None:
                 continue
-            dtype = type_.dtype  # type: ignore[union-attr]
+            dtype = type_.dtype
             if dtype not in accepts[i if i < last else last] and i < how.facts.max_inputs:
                 name = how.facts.inputs[min(i, last)]
                 raise InvalidModelError(

@@ -62,6 +62,7 @@ def load(source: str | os.PathLike[str] | bytes, *, keep_overridable: bool = Fal
         data, where = read_file(path), shown(path, 200)
         folder = os.path.dirname(os.path.abspath(path))
     proto = parse_model(data, where)
+    del data  # the message holds a copy of every weight
     remarks: list[Remark] = []
     try:
         _check_ir_version(proto)
@@ -141,7 +142,7 @@ def _at_least_min_opset(proto: ModelProto, remarks: list[Remark]) -> ModelProto:
     from onnx import version_converter
 
     reason = ""
-    targets = (MIN_OPSET, 8, 11, 13)
+    targets: tuple[int, ...] = (MIN_OPSET, 8, 11, 13)
     if any(node.op_type == "BatchNormalization" for node in proto.graph.node):
         targets = (_PLAIN_BATCH_NORM, *targets)
     for target in targets:
