@@ -94,6 +94,9 @@ def create(
         for o, v in zip(definition.operands, items, strict=False)
         if v is None and not (o.optional or o.variadic)
     ]
+    formals = definition.operands
+    if not items and formals and formals[0].variadic and definition.foldable:
+        missing.append(formals[0].name)
     if missing or (definition.max_operands >= 0 and len(items) > definition.max_operands):
         what = f"misses {', '.join(missing)}" if missing else f"got {len(items)} operands"
         raise LeptonError(f"{definition.signature()}: {what}", code="operands")

@@ -223,17 +223,24 @@ def output_dims(
         ctx.fail(constraint, str(error))
     if len(kernel) != len(sizes):
         ctx.fail(constraint, f"a kernel of {len(kernel)} axes over {len(sizes)} spatial axes")
-    return [
-        output_dim(
-            sizes[i],
-            kernel[i],
-            spec.strides[i],
-            spec.dilations[i],
-            (spec.pads[i], spec.pads[len(sizes) + i]),
-            spec,
-        )
-        for i in range(len(sizes))
-    ]
+    found = []
+    for i, (size, taps_) in enumerate(zip(sizes, kernel, strict=True)):
+        stride, dilation = spec.strides[i], spec.dilations[i]
+        pads = (spec.pads[i], spec.pads[len(sizes) + i])
+        if (
+            isinstance(size, int)
+            and isinstance(taps_, int)
+            and not spec.auto_pad.startswith("SAME")
+        ):
+            room = size + (0 if spec.auto_pad == "VALID" else sum(pads))
+            extent = (taps_ - 1) * dilation + 1
+            # Less than this, runtimes may still round to one window or none.
+            if room - extent < -stride:
+                ctx.fail(
+                    constraint, f"a window of {extent} does not fit spatial axis {i} of {room}"
+                )
+        found.append(output_dim(size, taps_, stride, dilation, pads, spec))
+    return found
 
 
 def pad_spatial(x: Array, axes: Sequence[Window], value: Any = 0) -> Array:

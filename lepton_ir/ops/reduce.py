@@ -174,7 +174,10 @@ def _mean(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
         count *= x.shape[axis]
     if x.dtype.kind in "iu" and count > np.iinfo(x.dtype).max:
         raise ValueError(f"{count} elements are too many to count in {x.dtype}")
-    return truncated_div(_sum(x, axes, keep), np.asarray(count).astype(x.dtype))
+    total = _sum(x, axes, keep)
+    if count == 0 and np.size(total):
+        raise ValueError("the mean of no elements is not defined")
+    return truncated_div(total, np.asarray(count).astype(x.dtype))
 
 
 def _l1(x: Array, axes: tuple[int, ...], keep: bool) -> Array:

@@ -163,6 +163,8 @@ def unique(
     array = x.reshape(-1) if axis is None else x
     place = 0 if axis is None else normalized(axis, x.ndim)
     keys = widen(array)
+    if keys.dtype.kind == "f" and np.isnan(keys).any():
+        raise ValueError("whether one NaN equals another is not agreed")
     if axis is None or keys.dtype != object:
         _, first, inverse, counts = np.unique(
             keys, axis=None if axis is None else place, **_UNIQUE_ALL
