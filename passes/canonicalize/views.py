@@ -233,3 +233,19 @@ def reduce_keeps_dims(m: Match, rw: Rewriter) -> bool:
     rw.also(producer)
     made = rw.build(producer.name, source, producer.operand("axes"), **attrs)
     return rw.replace(m.root, made.result)
+
+
+@rewrite("range", exact=True)
+def range_of_scalars(m: Match, rw: Rewriter) -> bool:
+    """range(start: [1], ...) => range(reshape(start, []), ...).
+
+    Runtimes take vectors of one element as long as they do not know the shape before they run;
+    what inference and folding make known, they would refuse.
+    """
+    changed = False
+    for i, value in enumerate(m.root.operands):
+        if value is not None and value.shape == (1,):
+            rw.permit()
+            rw.set_operand(m.root, i, rw.reshape(value, rw.const(np.zeros(0, np.int64))))
+            changed = True
+    return changed or rw.fail("its operands are scalars, as far as known")
