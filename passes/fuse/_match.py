@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lepton_ir import dims
 from lepton_ir.infer import const_array, const_tensor
 from lepton_ir.tensors import ElidedTensor
@@ -29,13 +31,16 @@ def close(number: float | None, expected: float, dtype: DType | None) -> bool:
     return number is not None and abs(number - expected) <= tolerance(dtype) * abs(expected)
 
 
+def f32(number: float) -> float:
+    """Return the value that an attribute keeps of ``number``."""
+    return float(np.float32(number))
+
+
 def f32_exact(dtype: DType | None, *numbers: float) -> bool:
     """Return whether f32 attributes may hold ``numbers`` that act on elements of ``dtype``."""
-    import numpy as np
-
     if dtype is None or not dtype.is_float:
         return False
-    return dtype.bits <= 32 or all(float(np.float32(n)) == n for n in numbers)
+    return dtype.bits <= 32 or all(f32(n) == n for n in numbers)
 
 
 def same_dim(a: Dim | None, b: Dim | None) -> bool:

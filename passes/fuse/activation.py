@@ -9,6 +9,7 @@ from lepton_ir.passes.fuse._match import (
     Scan,
     available,
     close,
+    f32,
     f32_exact,
     made_by,
     settle,
@@ -181,7 +182,7 @@ def fuse_hard_sigmoid(m: Match, rw: Rewriter) -> bool:
         return rw.fail("attributes do not hold {} and {} exactly", alpha, beta)
     if not scan.settles_on(x, rw) or not available(rw, "hard_sigmoid"):
         return False
-    return settle(rw, m.root, rw.hard_sigmoid(x, alpha=alpha, beta=beta))
+    return settle(rw, m.root, rw.hard_sigmoid(x, alpha=f32(alpha), beta=f32(beta)))
 
 
 @rewrite("mul", "div")
@@ -200,7 +201,7 @@ def fuse_hard_swish(m: Match, rw: Rewriter) -> bool:
             return False
         if has_swish:
             return settle(rw, m.root, rw.hard_swish(x))
-        gated = rw.hard_sigmoid(x, alpha=alpha, beta=beta)
+        gated = rw.hard_sigmoid(x, alpha=f32(alpha), beta=f32(beta))
         return settle(rw, m.root, rw.mul(x, gated))
     return False
 
@@ -222,7 +223,7 @@ def fuse_swish(m: Match, rw: Rewriter) -> bool:
             return rw.fail("the opset has no Swish")
         if not scan.settles_on(x, rw):
             return False
-        return settle(rw, m.root, rw.swish(x, alpha=alpha))
+        return settle(rw, m.root, rw.swish(x, alpha=f32(alpha)))
     return False
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lepton_ir.infer import const_array, const_tensor
-from lepton_ir.passes.fuse._match import f32_exact, made_by, settle, sole_user
+from lepton_ir.passes.fuse._match import f32, f32_exact, made_by, settle, sole_user
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:
@@ -137,5 +137,5 @@ def leaky_relu_from_max(m: Match, rw: Rewriter) -> bool:
         if not f32_exact(x.dtype, float(np.float64(alpha))):
             return rw.fail("an attribute does not hold the factor exactly")
         rw.also(product)
-        return settle(rw, m.root, rw.leaky_relu(x, alpha=float(alpha)))
+        return settle(rw, m.root, rw.leaky_relu(x, alpha=f32(alpha)))
     return False

@@ -10,6 +10,7 @@ from lepton_ir.infer import const_tensor
 from lepton_ir.passes.fuse._match import (
     Scan,
     available,
+    f32,
     f32_exact,
     made_by,
     readable,
@@ -142,7 +143,7 @@ def _affine_gemm(m: Match, rw: Rewriter, gemm: Op, affine: Affine) -> bool:
         alpha = float(attrs["alpha"]) * float(affine.scale) if affine.scale.ndim == 0 else 0.0
         if affine.scale.ndim or not f32_exact(b.dtype, alpha) or not np.isfinite(alpha):
             return rw.fail("the weight is not a constant")
-        attrs["alpha"] = alpha
+        attrs["alpha"] = f32(alpha)
     rw.also(gemm)
     if not hasattr(weight, "producer"):
         weight = new_weight(rw, weight, b)

@@ -14,6 +14,7 @@ from lepton_ir.infer import const_tensor
 from lepton_ir.passes.fuse._match import (
     Scan,
     available,
+    f32,
     made_by,
     same_dim,
     settle,
@@ -104,7 +105,7 @@ def _normalized(
     if not scan.settles_on(x, rw):
         return False
     scale = _ones(rw, sizes, x.dtype)
-    made = rw.build(name, x, scale, axis=-k, epsilon=epsilon)
+    made = rw.build(name, x, scale, axis=-k, epsilon=f32(epsilon))
     return settle(rw, m.root, made.result)
 
 

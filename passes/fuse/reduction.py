@@ -64,13 +64,18 @@ def mean_from_sum(m: Match, rw: Rewriter) -> bool:
 
 @rewrite("log")
 def fuse_log_softmax(m: Match, rw: Rewriter) -> bool:
-    """log(softmax(x)) => log_softmax(x), which loses fewer digits."""
+    """log(softmax(x)) => log_softmax(x), which loses fewer digits.
+
+    Not for 16-bit elements, whose softmax underflows to 0 soon: log_softmax has no infinities.
+    """
     scan = Scan(m.root)
     inner = scan.op(m.root.operands[0], "softmax")
     if inner is None:
         return False
     x = inner.operands[0]
-    if x is None or not scan.settles_on(x, rw) or not available(rw, "log_softmax"):
+    if x is None or x.dtype is None or x.dtype.bits < 32:
+        return rw.fail("small elements of the softmax may be 0")
+    if not scan.settles_on(x, rw) or not available(rw, "log_softmax"):
         return False
     return settle(rw, m.root, rw.log_softmax(x, **inner.all_attrs()))
 
