@@ -19,6 +19,13 @@ from onnx import (
 
 from lepton_ir import dtypes
 from lepton_ir.backends.onnx.names import NameScope, name_block
+from lepton_ir.backends.onnx.parts import (
+    callee_key,
+    is_inside,
+    write_metadata,
+    write_opsets,
+    write_value_meta,
+)
 from lepton_ir.backends.onnx.value_types import TypeWriter
 from lepton_ir.diagnostics import LeptonError, UnsupportedError, shorten
 from lepton_ir.foreign import Foreign
@@ -176,8 +183,8 @@ class Emitter:
             imports[domain] = 1
         if not module.opsets and not proto.graph.node and not self.opset:
             imports[""] = DEFAULT_OPSET
-        _write_opsets(imports, proto.opset_import)
-        _write_metadata(meta.get("metadata", {}), proto.metadata_props)
+        write_opsets(imports, proto.opset_import)
+        write_metadata(meta.get("metadata", {}), proto.metadata_props)
         for field in ("training_info", "configuration"):
             for item in meta.get(field, ()):
                 getattr(proto, field).add().ParseFromString(item.data)
@@ -203,7 +210,7 @@ class Emitter:
 
     def _main(self, main: Function, graph: GraphProto) -> None:
         graph.name = main.meta.get("name") or self.module.name or "main"
-        _write_value_meta(main.meta, graph)
+        write_value_meta(main.meta, graph)
         scope = NameScope()
         outputs = _results(main)
         names = main.output_names or [v.name or f"output_{i}" for i, v in enumerate(outputs)]
@@ -276,7 +283,7 @@ class Emitter:
         if self._types.write(value.type, value.declared, proto):
             info.type.CopyFrom(proto)
         if value.meta:
-            _write_value_meta(value.meta, info)
+            write_value_meta(value.meta, info)
 
     def _annotations(self, main: Function, graph: GraphProto) -> None:
         """Write back quantization annotations whose tensors are all still there."""
@@ -327,7 +334,7 @@ class Emitter:
             value, name = result, self._names[result]
             info = graph.output.add()
             self._value_info(value, info)
-            outside = not _is_inside(value, block)
+            outside = not is_inside(value, block)
             if outside or name in written:
                 info.name = scope.take(name)
                 self._identity(value, info.name, graph.node.add())
@@ -498,7 +505,7 @@ class Emitter:
                 metadata[RULES_KEY] = json.dumps(rules, ensure_ascii=False)
         if meta.get("doc"):
             node.doc_string = meta["doc"]
-        _write_metadata(metadata, node.metadata_props)
+        write_metadata(metadata, node.metadata_props)
         for device in meta.get("devices", ()):
             node.device_configurations.add().ParseFromString(device.data)
 
@@ -520,7 +527,7 @@ class Emitter:
         sources = value.op.loc.flatten()[0] if value.op is not None else ()
         if sources:
             text = json.dumps(sources, ensure_ascii=False)
-            _write_metadata({SOURCES_KEY: text, RULES_KEY: '["export"]'}, node.metadata_props)
+            write_metadata({SOURCES_KEY: text, RULES_KEY: '["export"]'}, node.metadata_props)
 
     def _count_dtype(self, op: Op) -> None:
         needed = _IR_VERSION_OF.get(op.results[0].dtype)  # type: ignore[arg-type]
@@ -534,7 +541,7 @@ class Emitter:
         proto.domain, proto.name = domain, name
         if overload:
             proto.overload = overload
-        _write_value_meta(function.meta, proto)
+        write_value_meta(function.meta, proto)
         for key, default in function.attr_params.items():
             if default is None:
                 proto.attribute.append(key)
@@ -560,7 +567,7 @@ class Emitter:
             opsets[""] = self.opset
         for used in sorted(self._domains - opsets.keys()):
             opsets[used] = self._opsets.get(used, 1)
-        _write_opsets(opsets, proto.opset_import)
+        write_opsets(opsets, proto.opset_import)
         self._domains |= before
 
 
@@ -569,36 +576,3 @@ def _results(function: Function) -> list[Value]:
     if any(v is None for v in outputs):
         raise UnsupportedError(f"a result of {function} is absent", code="onnx-export")
     return [v for v in outputs if v is not None]
-
-
-def callee_key(function: Function) -> tuple[str, str, str]:
-    """Return (domain, name, overload) of a local function."""
-    if "name" in function.meta:
-        meta = function.meta
-        return meta.get("domain", ""), meta["name"], meta.get("overload", "")
-    domain, name, overload = (*function.name.split(":"), "", "")[:3]
-    return (domain, name, overload) if name else ("local", domain, "")
-
-
-def _is_inside(value: Value, block: Block) -> bool:
-    """Return whether a value is defined in the block itself."""
-    producer = value.producer
-    return (producer.block if isinstance(producer, Op) else producer) is block
-
-
-def _write_opsets(opsets: dict[str, int], target: Any) -> None:
-    for domain, version in opsets.items():
-        entry = target.add()
-        entry.domain, entry.version = domain, version
-
-
-def _write_metadata(items: dict[str, str], target: Any) -> None:
-    for key, value in items.items():
-        entry = target.add()
-        entry.key, entry.value = key, value
-
-
-def _write_value_meta(meta: dict[str, Any], target: Any) -> None:
-    if meta.get("doc"):
-        target.doc_string = meta["doc"]
-    _write_metadata(meta.get("metadata", {}), target.metadata_props)

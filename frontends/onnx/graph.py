@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +13,20 @@ from lepton_ir.builder import Builder, create
 from lepton_ir.diagnostics import InvalidModelError, LeptonError, Location, Remark
 from lepton_ir.foreign import Foreign
 from lepton_ir.frontends.onnx.order import sorted_nodes
+from lepton_ir.frontends.onnx.scopes import (
+    Scope,
+    Task,
+    Undefined,
+    describe_node,
+    node_meta,
+    value_meta,
+    without_shape,
+)
 from lepton_ir.frontends.onnx.table import Incoming, KeepOpaque, Plan, plan
 from lepton_ir.frontends.onnx.table_rows import BEFORE_7
 from lepton_ir.frontends.onnx.table_values import (
     FOREIGN_ATTRIBUTE,
     KIND_NAMES,
-    as_text,
     decode_attribute,
     name_of,
     shown,
@@ -28,14 +36,12 @@ from lepton_ir.infer import infer_function, infer_op
 from lepton_ir.ir import AttrRef, Block, Function, Op, Region, Value
 from lepton_ir.opdef import lookup
 from lepton_ir.tensors import DenseTensor, Tensor
-from lepton_ir.types import UNKNOWN, SparseType, TensorType, Type, TypeMismatchError, meet
+from lepton_ir.types import UNKNOWN, TensorType, TypeMismatchError, meet
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, ValueInfoProto
 
     from lepton_ir.frontends.onnx.constants import TensorReader
-
-Task = Generator["Task", None, None]
 
 _GRAPH = int(AttributeProto.GRAPH)
 _GRAPHS = int(AttributeProto.GRAPHS)
@@ -44,45 +50,6 @@ _CONSTANT_FORMS = (
     *("value_string", "value_strings"),
 )
 _CONSTANT = "constant"
-
-
-class Undefined(Exception):
-    """A name is read that nothing defined before; the graph may not be sorted."""
-
-    def __init__(self, name: str, node: str) -> None:
-        self.name = name
-        self.node = node
-
-
-def run_task(task: Task) -> None:
-    """Run a task and those it yields, innermost first."""
-    stack = [task]
-    while stack:
-        child = next(stack[-1], None)
-        if child is None:
-            stack.pop()
-        else:
-            stack.append(child)
-
-
-class Scope:
-    """Names of values in a graph; outer ones through the parent."""
-
-    __slots__ = ("parent", "values")
-
-    def __init__(self, parent: Scope | None = None) -> None:
-        self.values: dict[str, Value] = {}
-        self.parent = parent
-
-    def find(self, name: str) -> Value | None:
-        """Return the value called ``name`` in this graph or one around it."""
-        scope: Scope | None = self
-        while scope is not None:
-            value = scope.values.get(name)
-            if value is not None:
-                return value
-            scope = scope.parent
-        return None
 
 
 class GraphReader:
@@ -282,7 +249,7 @@ class GraphReader:
             return
         if op.definition is None or op.name == "call":
             if value.type is UNKNOWN:
-                value.type = _without_shape(declared)
+                value.type = without_shape(declared)
             return
         if value.type is declared or value.type is UNKNOWN:
             return
@@ -615,41 +582,3 @@ class GraphReader:
 
     def _opaque_tensor(self, proto: Any) -> Tensor:
         return self.tensors.read(proto, "a tensor attribute")
-
-
-def describe_node(node: NodeProto) -> str:
-    """Return how messages name a node."""
-    operator = shown(node.op_type)
-    if node.name:
-        return f'node "{shown(node.name)}" ({operator})'
-    first = next((o for o in node.output if o), "")
-    return f'node {operator} -> "{shown(first)}"'
-
-
-def value_meta(info: Any) -> dict[str, Any]:
-    """Return doc string and metadata of a value."""
-    meta: dict[str, Any] = {}
-    if info.doc_string:
-        meta["doc"] = as_text(info.doc_string)
-    if info.metadata_props:
-        meta["metadata"] = {as_text(p.key): as_text(p.value) for p in info.metadata_props}
-    return meta
-
-
-def node_meta(node: NodeProto) -> dict[str, Any]:
-    """Return doc string, metadata and device configurations of a node."""
-    meta = value_meta(node)
-    if node.device_configurations:
-        meta["devices"] = [
-            Foreign("onnx.NodeDeviceConfigurationProto", d.SerializeToString(deterministic=True))
-            for d in node.device_configurations
-        ]
-    return meta
-
-
-def _without_shape(type_: Type) -> Type:
-    if isinstance(type_, TensorType):
-        return TensorType(type_.dtype, None)
-    if isinstance(type_, SparseType):
-        return SparseType(TensorType(type_.dense.dtype, None))
-    return UNKNOWN

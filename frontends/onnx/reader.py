@@ -14,7 +14,8 @@ from lepton_ir.diagnostics import InvalidModelError, LeptonError, Remark, Unsupp
 from lepton_ir.foreign import Foreign
 from lepton_ir.frontends.onnx.constants import TensorReader
 from lepton_ir.frontends.onnx.files import parse_model, read_file
-from lepton_ir.frontends.onnx.graph import GraphReader, Scope, Undefined, run_task, value_meta
+from lepton_ir.frontends.onnx.graph import GraphReader
+from lepton_ir.frontends.onnx.scopes import Scope, Undefined, run_task, value_meta
 from lepton_ir.frontends.onnx.table_schema import MAX_OPSET, MIN_OPSET
 from lepton_ir.frontends.onnx.table_values import (
     as_text,
