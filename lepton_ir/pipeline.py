@@ -254,13 +254,18 @@ class _Parser:
                 known = ", ".join(fields) or "none"
                 raise self.error(f"{name} has no option {raw_key!r}; it has: {known}", hint, at)
             try:
-                values[key] = _convert(raw, str(fields[key].type))
+                values[key] = _convert(raw, type_text(fields[key].type))
             except ValueError as error:
                 raise self.error(f"option {key} of {name}: {error}", at=at) from error
         try:
             return cls(**values)
         except ValueError as error:
             raise self.error(f"{name}: {error}", at=position) from error
+
+
+def type_text(annotation: Any) -> str:
+    """Return a field's annotation as text, also where annotations are not postponed."""
+    return annotation.__name__ if annotation.__class__ is type else str(annotation)
 
 
 def _convert(raw: str | bool, kind: str) -> Any:

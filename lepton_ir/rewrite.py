@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lepton_ir import dims
 from lepton_ir.builder import Builder
-from lepton_ir.diagnostics import NOWHERE, LeptonError, Location, VerifyError
+from lepton_ir.diagnostics import NOWHERE, LeptonError, Location, VerifyError, shorten
 from lepton_ir.infer import describe, infer_op
 from lepton_ir.ir import Function, Module, Op, Value
 from lepton_ir.pattern import Failure, Match, OpPattern
@@ -472,7 +472,8 @@ def try_rule(rule: Rule, op: Op, rewriter: Rewriter, ctx: PassContext) -> bool:
             ctx.remark("missed", op, rule.name + ": " + template, *args)
         return False
     if rewriter.mutated and ctx.wants("applied"):
-        ctx.remark("applied", m.ops[0] if m.ops[0].block else "", "{} applied", rule.name)
+        place = ctx.rewrites[-1].partition("@")[2]
+        ctx.remark("applied", f'node "{shorten(place)}"', "{} applied", rule.name)
     return rewriter.mutated
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lepton_ir.pipeline import Combinator, Fixpoint, Pass, Repeat, find_pass
+from lepton_ir.pipeline import Combinator, Fixpoint, Pass, Repeat, find_pass, type_text
 from lepton_ir.rewrite import RewritePass
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
+_SHOWN_ROOTS = 16
 _NOTICE = "<!-- Written by `make docs` from the code; do not edit. -->\n"
-_FORMULA = re.compile(r"(?<![`\w])([\w.]+\([^`\n]*?\) => [^`\n]*?)(?=[.;]?$)", re.MULTILINE)
 
 
 def own_passes() -> tuple[dict[str, type[Pass]], dict[str, str]]:
@@ -80,7 +80,7 @@ def _options(cls: type[Pass], described: dict[str, str]) -> list[str]:
     lines = ["", "| Option | Kind | Default | Meaning |", "| --- | --- | --- | --- |"]
     for f in fields:
         default = "" if f.default is dataclasses.MISSING else f"`{f.default!r}`"
-        kind = _cell(str(f.type))
+        kind = _cell(type_text(f.type))
         lines.append(f"| `{f.name}` | `{kind}` | {default} | {_cell(described.get(f.name, ''))} |")
     return lines
 
@@ -150,10 +150,12 @@ def rules_page() -> str:
         lines += ["", f"## {name}", "", "| Rule | Tried on | Exact | What it does |"]
         lines.append("| --- | --- | --- | --- |")
         for rule_name, rules in sorted(groups.items()):
-            roots = ", ".join(f"`{r}`" for r in sorted({r for rule in rules for r in rule.roots}))
+            names = sorted({r for rule in rules for r in rule.roots})
+            roots = ", ".join(f"`{r}`" for r in names[:_SHOWN_ROOTS])
+            roots += f" and {len(names) - _SHOWN_ROOTS} more" if len(names) > _SHOWN_ROOTS else ""
             exact = "yes" if all(rule.exact for rule in rules) else ""
-            doc = _FORMULA.sub(r"`\1`", _summary(rules[0].doc))
-            lines.append(f"| `{rule_name}` | {roots} | {exact} | {_cell(doc)} |")
+            doc = _cell(_summary(rules[0].doc))
+            lines.append(f"| `{rule_name}` | {roots} | {exact} | {doc} |")
     return "\n".join(lines) + "\n"
 
 

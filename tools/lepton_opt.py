@@ -221,7 +221,7 @@ def _print(args: argparse.Namespace, outcome: Outcome) -> None:
         print(json.dumps(report.as_json(outcome), indent=1, default=str))
         return
     if args.remarks is not None:
-        for remark in outcome.remarks:
+        for remark in dict.fromkeys(map(str, outcome.remarks)):
             print(remark)
     if args.report == "text":
         print(report.render(outcome, timing=args.timing, stats=args.stats))
