@@ -28,11 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lepton_ir.dims import Dim
+    from lepton_ir.ir import Op
 
     Body = Callable[..., tuple[Any, ...]]
 
 _MAX_TRIES = 4
 """Rounds in which loop-carried types are widened before they are given up."""
+
+_MAX_DEPTH = 2
+"""Loops inside one another whose carried types are widened step by step. The rounds multiply from
+level to level, so what loops further in carry stays unknown."""
 
 
 def _yield_types(block: Block) -> list[Type]:
@@ -89,6 +94,25 @@ def _meets_declared(type_: Type, declared: Type | None) -> Type:
         return type_
 
 
+def _too_deep(op: Op) -> bool:
+    depth, outer = 0, op.parent
+    while outer is not None:
+        depth += outer.name in ("loop", "scan")
+        outer = outer.parent
+    return depth >= _MAX_DEPTH
+
+
+def _infer_widened(
+    block: Block, before: Sequence[Type], count: int, after: Sequence[Type]
+) -> list[Type]:
+    """Infer a body once, nothing known of the ``count`` carried values between the others."""
+    carried: list[Type] = [UNKNOWN] * count
+    reset_block(block)
+    _set_args(block, [*before, *carried, *after])
+    infer_block(block)
+    return carried
+
+
 def _carried_fixpoint(
     block: Block, fixed: Sequence[Type], initial: Sequence[Type], offset: int, ctx: InferContext
 ) -> list[Type]:
@@ -101,6 +125,8 @@ def _carried_fixpoint(
         offset: index of the first carried value among the yielded ones.
         ctx: for messages.
     """
+    if _too_deep(ctx.op):
+        return _infer_widened(block, fixed, len(initial), ())
     carried = list(initial)
     for attempt in range(_MAX_TRIES):
         reset_block(block)
@@ -117,11 +143,7 @@ def _carried_fixpoint(
         if all(w is c for w, c in zip(widened, carried, strict=True)):
             return carried
         carried = widened
-    carried = [UNKNOWN] * len(carried)
-    reset_block(block)
-    _set_args(block, [*fixed, *carried])
-    infer_block(block)
-    return carried
+    return _infer_widened(block, fixed, len(carried), ())
 
 
 def _drop_dims(type_: Type) -> Type:
@@ -219,7 +241,7 @@ def _infer_scan(ctx: InferContext) -> list[Type]:
         axis = raw % rank
         length = t.shape[axis] if length is None else length
         slices.append(t.with_shape(t.shape[:axis] + t.shape[axis + 1 :]))
-    carried = _scan_fixpoint(block, states, slices)
+    carried = _scan_fixpoint(block, states, slices, ctx)
     outs = _yield_types(block)[len(states) :]
     results: list[Type] = [*carried]
     axes = _scan_axes(ctx.attrs["scan_output_axes"], len(outs))
@@ -232,9 +254,13 @@ def _infer_scan(ctx: InferContext) -> list[Type]:
     return results
 
 
-def _scan_fixpoint(block: Block, states: list[Type], slices: list[Type]) -> list[Type]:
+def _scan_fixpoint(
+    block: Block, states: list[Type], slices: list[Type], ctx: InferContext
+) -> list[Type]:
+    if _too_deep(ctx.op):
+        return _infer_widened(block, (), len(states), slices)
     carried = list(states)
-    for attempt in range(_MAX_TRIES + 1):
+    for attempt in range(_MAX_TRIES):
         reset_block(block)
         _set_args(block, [*carried, *slices])
         for arg in block.args:
@@ -246,12 +272,10 @@ def _scan_fixpoint(block: Block, states: list[Type], slices: list[Type]) -> list
             widened = [
                 w if w is c else _drop_dims(w) for w, c in zip(widened, carried, strict=True)
             ]
-        if attempt == _MAX_TRIES - 1:
-            widened = [w if w is c else UNKNOWN for w, c in zip(widened, carried, strict=True)]
         if all(w is c for w, c in zip(widened, carried, strict=True)):
             return carried
         carried = widened
-    return [UNKNOWN] * len(states)
+    return _infer_widened(block, (), len(states), slices)
 
 
 @op("scan(values*) -> ys*", infer=_infer_scan, regions=("body",))
