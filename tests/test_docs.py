@@ -1,9 +1,9 @@
 """The documentation is true: its blocks run, its links lead somewhere, its reference is current.
 
-In a page that is run, a block ```` ```lang file=NAME ```` is written to that file, and the lines of a
-``console`` block that start with ``$`` are run in order, in one folder for the page. What the block
-shows must be printed, in that order; a line ``...`` stands for any lines, and so does the end of a
-line after ``...``.
+In a page that is run, a block ```` ```lang file=NAME ```` is written to that file, and the lines
+of a ``console`` block that start with ``$`` are run in order, in one folder for the page. What the
+block shows must be printed, in that order; a line ``...`` stands for any lines, and so does the end
+of a line after ``...``.
 """
 
 from __future__ import annotations

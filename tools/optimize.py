@@ -257,7 +257,7 @@ class _Run:
         if model.endswith(".lir"):
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             model = os.path.join(folder, "source.onnx")
-            api.save(self.load(), model)
+            self.save_onnx(self.load(), model)
         elif not os.path.isfile(model):
             return  # the import says what is wrong with it
         draws = FULL_DRAWS if options.check == "full" else FAST_DRAWS
