@@ -95,7 +95,7 @@ def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        return ":".join(map(_value_text, value))
+        return _value_text(":".join(map(str, value)))
     text = str(value)
     if re.fullmatch(r"[\w.+/:-]+", text):
         return text
@@ -233,13 +233,21 @@ class _Parser:
             self.i += 1
             value: str | bool = True
             if self.take("="):
-                kind, text, _ = self.tokens[self.i]
+                kind, text, start = self.tokens[self.i]
                 if kind not in ("name", "word", "string"):
                     raise self.error(f"option {key} misses its value")
                 self.i += 1
+                # What follows without a space belongs to an unquoted value: a:b, N=4.
+                while kind != "string" and self._continues(start + len(text)):
+                    text += self.tokens[self.i][1]
+                    self.i += 1
                 value = re.sub(r"\\(.)", r"\1", text[1:-1]) if kind == "string" else text
             found[key] = (value, position)
         return found
+
+    def _continues(self, end: int) -> bool:
+        kind, text, start = self.tokens[self.i]
+        return start == end and (kind in ("name", "word") or text == "=")
 
     def make(
         self, cls: type[Any], name: str, given: dict[str, tuple[str | bool, int]], position: int
