@@ -148,6 +148,7 @@ class Emitter:
         self._key: OpsetKey = ()
         self._names: dict[Value, str] = {}
         self._node_names: set[str] = set()
+        self._given_names: set[str] = set()
         self._types = TypeWriter({})
         self._in_function = False
         self._used: set[Value] = set()
@@ -202,6 +203,9 @@ class Emitter:
         self._key = opset_key(self._opsets)
         self._names = {}
         self._node_names = {op.node_name for op in function.walk() if op.node_name}
+        self._given_names = {
+            op.node_name for op in function.walk() if op.node_name and op.loc.is_source
+        }
         self._types = TypeWriter(function.meta.get("unnamed", {}))
         self._in_function = function is not self.module.main
         self._used = set()
@@ -493,8 +497,11 @@ class Emitter:
         if not name and made:
             first = next((o for o in node.output if o), "")
             name = self._new_node_name(f"{node.op_type}_{first}")
+        elif name in self._given_names and made:
+            name = self._new_node_name(name)  # the node it was made from is still there
         if name:
             node.name = name
+            self._given_names.add(name)
         meta = op.meta or {}
         metadata = dict(meta.get("metadata", {}))
         if made:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir import dtypes
 from lepton_ir.backends.onnx.emit import node_plan, opset_key, opsets_of
+from lepton_ir.backends.onnx.kernels import has_kernel
 from lepton_ir.frontends.onnx.table import Plan, Unwritable, export_plans, same_value
 from lepton_ir.frontends.onnx.table_values import TYPE_NAMES
 from lepton_ir.ir import Value
@@ -56,7 +57,10 @@ class OnnxTarget:
             return str(error)
         if plan.row.domain and not self.contrib and plan.row.domain not in opsets:
             return f"{op.name} exists only in domain {plan.row.domain}, which the model has not"
-        return True if op.loc.is_source else _types_fit(plan, inputs)
+        if op.loc.is_source:
+            return True
+        fits = _types_fit(plan, inputs)
+        return fits if fits is not True else _is_computed(plan, inputs, opsets[""])
 
     def has(self, name: str, module: Module, attrs: dict[str, Any]) -> bool:
         """Return whether ``name`` with these attributes exists in ``module``'s opsets."""
@@ -106,6 +110,15 @@ def _types_fit(plan: Plan, inputs: Sequence[Value | Tensor | None]) -> bool | st
         if dtype is not None and types and TYPE_NAMES[dtype] not in types:
             return f"{plan.row.op_type}-{plan.facts.since} does not take {dtype}"
     return True
+
+
+def _is_computed(plan: Plan, inputs: Sequence[Value | Tensor | None], opset: int) -> bool | str:
+    """Return whether onnxruntime has a kernel for these element types."""
+    first = inputs[0] if inputs else None
+    dtype = first.dtype if isinstance(first, Value) else None
+    if dtype is None or plan.row.domain or has_kernel(plan.row.op_type, opset, dtype):
+        return True
+    return f"onnxruntime has no {plan.row.op_type} of {dtype} in opset {opset}"
 
 
 ONNX = OnnxTarget("onnx", contrib=False)
