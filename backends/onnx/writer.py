@@ -12,6 +12,7 @@ from lepton_ir import dtypes
 from lepton_ir.backends.onnx.emit import Emitter
 from lepton_ir.diagnostics import LeptonError, UnsupportedError, shorten
 from lepton_ir.frontends.onnx.table_values import fill_tensor
+from lepton_ir.infer import describe
 from lepton_ir.ir import Module
 from lepton_ir.tensors import CHUNK, ExternalTensor, Tensor
 
@@ -26,6 +27,9 @@ INLINE_BYTES = 1024
 
 MAX_MODEL_BYTES = int(1.9 * (1 << 30))
 """Models whose file would be larger get external data by themselves (protobuf ends at 2 GiB)."""
+
+MAX_SUBGRAPHS = 31
+"""Protobuf reads messages of at most 100 levels; a subgraph takes three, a type in it six."""
 
 _ALIGN_SMALL, _ALIGN_LARGE = 64, 4096
 _LARGE = 1 << 20
@@ -62,6 +66,7 @@ def save(module: Module, path: str | os.PathLike[str], *, opset: int | None = No
         WriteError: the file cannot be written.
     """
     target = os.path.abspath(os.fspath(path))
+    _check_nesting(module)
     payloads: list[Payload] = []
     proto = Emitter(module, opset, lambda *payload: payloads.append(payload)).model()
     if os.path.exists(target) and not os.path.isfile(target):
@@ -79,6 +84,21 @@ def save(module: Module, path: str | os.PathLike[str], *, opset: int | None = No
         raise WriteError(
             f"cannot write: {error.strerror or error}", where=shorten(target, 200), code="write"
         ) from error
+
+
+def _check_nesting(module: Module) -> None:
+    for op in module.walk():
+        if op.regions:
+            depth, outer = 1, op.parent
+            while outer is not None:
+                depth, outer = depth + 1, outer.parent
+            if depth > MAX_SUBGRAPHS:
+                raise UnsupportedError(
+                    f"subgraphs are nested deeper than {MAX_SUBGRAPHS} levels, which no ONNX file "
+                    "can hold",
+                    code="onnx-nesting",
+                    where=describe(op),
+                )
 
 
 class _Replacement:
