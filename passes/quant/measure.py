@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lepton_ir.passes.quant.feeds import Feeds
 
 POOR = 10.0
-"""Ratio in dB below which a layer's output is worth a note."""
+"""Ratio in dB below which layer outputs are worth a note."""
 
 
 def measure_outputs(run: Run, before: Snapshot, feeds: Feeds) -> None:
@@ -64,10 +64,14 @@ def measure_outputs(run: Run, before: Snapshot, feeds: Feeds) -> None:
         sums += [float(np.asarray(r)) for r in results]
     for layer, (signal, noise) in zip(measured, sums.reshape(-1, 2).tolist(), strict=True):
         layer.output_sqnr = decibels(signal, noise)
-        if layer.output_sqnr < POOR:
-            run.ctx.remark(
-                "note",
-                layer.name,
-                "only {:.1f} dB of signal to noise are left after this layer",
-                layer.output_sqnr,
-            )
+    poor = [r for r in measured if r.output_sqnr is not None and r.output_sqnr < POOR]
+    if poor:
+        worst = min(poor, key=lambda r: r.output_sqnr or 0.0)
+        run.ctx.remark(
+            "note",
+            worst.name,
+            "{} layer outputs keep less than {:.0f} dB of signal to noise, this one {:.1f} dB",
+            len(poor),
+            POOR,
+            worst.output_sqnr,
+        )
