@@ -28,6 +28,13 @@ SEARCH_SHARE = 0.5
 """Share of the time limit after which no further inputs are tried."""
 
 
+FAST_DRAWS = 2
+"""Draws of a fast check."""
+
+SLOW_RUN_SECONDS = 0.3
+"""A fast check runs a source that takes longer than this on one draw only."""
+
+
 class Runner(Protocol):
     """Runs one model file."""
 
@@ -162,14 +169,21 @@ class Session:
                     break
                 try:
                     feeds = draw(inputs, len(self.feeds), plan)
+                    started = time.monotonic()
                     results = source.run(feeds)
+                    slow = time.monotonic() - started > SLOW_RUN_SECONDS
                 except Exception as error:
                     failure = OUT_OF_MEMORY if is_memory(error) else _first_line(error)
                     break
                 self.feeds.append(feeds)
                 self.expected.append(results)
+                if slow and draws <= FAST_DRAWS:
+                    return
         if not self.expected:
             self.problem = f"the source fails on drawn inputs: {failure}"
+            return
+        if not symbols and len(self.expected) > 1:
+            self.movement = movement_of(self.expected[0], self.expected[1])
             return
         if time.monotonic() > self.until:
             return
