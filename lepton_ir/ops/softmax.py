@@ -88,6 +88,15 @@ def _rows(x: Array, axis: int, coerce_2d: bool) -> tuple[Array, int]:
     return widen(x).reshape(math.prod(x.shape[:split]), math.prod(x.shape[split:])), 1
 
 
+def _rounded(step: Array, x: Array) -> Array:
+    """Round a step of float16 as the function body of Softmax-13 does, unless it overflows."""
+    if x.dtype != np.float16:
+        return step
+    with np.errstate(over="ignore"):
+        half = step.astype(np.float16).astype(step.dtype)
+    return np.where(np.isinf(half), step, half)
+
+
 @op("softmax(x)", infer=_infer_softmax, traits="composite", decompose=_decompose_softmax)
 def softmax(x: Array, *, axis: Int = -1, coerce_2d: Bool = False) -> Array:
     """``exp(x) / sum(exp(x))`` along ``axis`` (ONNX Softmax-13).
@@ -100,8 +109,9 @@ def softmax(x: Array, *, axis: Int = -1, coerce_2d: Bool = False) -> Array:
     if not rows.size:
         return x.copy()
     with np.errstate(invalid="ignore"):
-        e = np.exp(rows - rows.max(axis=axis, keepdims=True))
-    return narrow((e / e.sum(axis=axis, keepdims=True)).reshape(x.shape), x.dtype)
+        e = _rounded(np.exp(_rounded(rows - rows.max(axis=axis, keepdims=True), x)), x)
+        total = _rounded(e.sum(axis=axis, keepdims=True), x)
+    return narrow((e / total).reshape(x.shape), x.dtype)
 
 
 @op("log_softmax(x)", infer=_infer_softmax, traits="composite", decompose=_decompose_log_softmax)
