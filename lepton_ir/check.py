@@ -156,6 +156,16 @@ class Checker:
         }
         self._send(self._opened)
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether every comparison is inconclusive, because the source cannot be run."""
+        return self._gave_up is not None
+
+    def give_up(self, reason: str) -> None:
+        """Judge every comparison inconclusive."""
+        self._gave_up = _inconclusive(reason)
+        self.close()
+
     def allow_for(self, size: int, nodes: int) -> None:
         """Set the time limit by the size of the model, unless the caller fixed it."""
         if not self._fixed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,9 +59,12 @@ def _load(path: str) -> Any:
     try:
         found = np.load(path, allow_pickle=False)
         return {k: found[k] for k in found.files} if hasattr(found, "files") else found
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if "pickled" in reason:  # NumPy takes whatever it does not know for a pickle
+            reason = "this holds Python objects, or is neither .npz nor .npy"
         raise LeptonError(
-            f"cannot read arrays: {error}",
+            f"cannot read arrays: {reason}",
             code="feeds",
             where=path,
             hint="give .npz or .npy files as numpy.savez and numpy.save write them",

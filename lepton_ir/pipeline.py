@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lepton_ir.context import PassContext
     from lepton_ir.ir import Module
 
+MAX_REPEATS = 1000
 MAX_ROUNDS = 10
 
 
@@ -145,6 +146,10 @@ class Repeat(Combinator, name="repeat"):
     """Run the steps ``times`` times."""
 
     times: int = 2
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.times <= MAX_REPEATS:
+            raise ValueError(f"times is a number from 1 to {MAX_REPEATS}")
 
     def run_with(self, manager: PassManager, module: Module) -> None:
         """Run the body through the manager."""

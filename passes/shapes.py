@@ -56,7 +56,8 @@ def parse_bindings(items: tuple[str, ...] | list[str]) -> dict[str, int]:
     out: dict[str, int] = {}
     for item in items:
         name, _, number = item.rpartition("=")
-        if not name or not number.isdecimal():
+        fits = number.isdecimal() and len(number) < 20 and int(number) < 1 << 63
+        if not name or not fits:
             raise LeptonError(
                 f"cannot read {item!r} as NAME=SIZE", code="dim", where="--dim", hint="--dim N=4"
             )

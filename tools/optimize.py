@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -17,10 +16,18 @@ from lepton_ir.diagnostics import LeptonError, Remark, UnsupportedError, shorten
 from lepton_ir.instruments import CheckEach, PrintAfterChange, VerifyEach
 from lepton_ir.pipeline import Instrument, PassManager, PassRecord, Pipeline, Step, count_ops
 from lepton_ir.target import Target
-from lepton_ir.tensors import ExternalTensor
+from lepton_ir.tools.places import (
+    data_files,
+    files_size,
+    model_bytes,
+    move_into_place,
+    output_path,
+    protect,
+    scratch_folder,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from lepton_ir.ir import Module
 
@@ -28,8 +35,6 @@ MAX_EXCLUDED = 16
 """Wrong rewrites that ``--keep-going`` leaves out before giving up."""
 
 FULL_DRAWS, FAST_DRAWS = 5, 2
-
-EMITTED_SUFFIX = {"onnx": ".onnx", "lir": ".lir"}
 
 
 @dataclass(frozen=True)
@@ -86,51 +91,6 @@ class Outcome:
     excluded: list[str] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def default_output(model: str, emit: str) -> str:
-    """Return ``model.opt.onnx`` for ``model.onnx``."""
-    base = os.path.splitext(model.rstrip("/"))[0]
-    return f"{base}.opt{EMITTED_SUFFIX[emit]}"
-
-
-def output_path(options: Options) -> str | None:
-    """Return where the result goes.
-
-    Raises:
-        LeptonError: the place cannot be written, or is the model itself.
-    """
-    if options.emit == "none":
-        return None
-    path = options.output or default_output(options.model, options.emit)
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise LeptonError(
-            "the folder of the output does not exist", code="output", where=shorten(path, 200)
-        )
-    if os.path.isdir(path):
-        raise LeptonError(
-            "the output is a folder",
-            code="output",
-            where=shorten(path, 200),
-            hint="give a file name",
-        )
-    if _same_file(path, options.model):
-        raise LeptonError(
-            "the output would overwrite the model",
-            code="output",
-            where=shorten(path, 200),
-            hint="give another name with -o",
-        )
-    if os.path.lexists(path) and not os.path.isfile(path):
-        raise LeptonError("the output is no regular file", code="output", where=shorten(path, 200))
-    return path
-
-
-def _same_file(path: str, other: str) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        return os.path.samefile(path, other)
-    return False
 
 
 def optimize(options: Options) -> Outcome:
@@ -200,6 +160,7 @@ def plan(options: Options) -> Pipeline:
     """Return the pipeline with everything the options imply."""
     from lepton_ir.pipeline import find_pass
 
+    _check_values(options)
     steps = list(Pipeline.parse(options.passes).steps)
     if options.inline:
         steps[:0] = Pipeline.parse("inline").steps
@@ -211,6 +172,29 @@ def plan(options: Options) -> Pipeline:
         legalize = Pipeline.parse("legalize").steps[0].item
         pipeline = Pipeline((*pipeline.steps, Step(legalize, implied=True)))
     return pipeline
+
+
+def _check_values(options: Options) -> None:
+    """Refuse values that no model could make sense of."""
+    from lepton_ir.frontends.onnx.table_schema import MAX_OPSET, MIN_OPSET
+
+    if options.opset is not None and not MIN_OPSET <= options.opset <= MAX_OPSET:
+        raise LeptonError(
+            f"opset {options.opset} cannot be written",
+            code="onnx-opset",
+            where="--opset",
+            hint=f"{MIN_OPSET} to {MAX_OPSET} can",
+        )
+    if options.stop_after is not None and options.stop_after < 0:
+        raise LeptonError("expected a number from 0 on", code="option", where="--stop-after")
+    for path in options.calib:
+        if ":" not in path and not os.path.exists(path):
+            raise LeptonError(
+                "no such file or folder",
+                code="calib",
+                where=f"--calib: {shorten(path, 200)}",
+                hint="give .npz, a folder of .npy or .npz, or module:function",
+            )
 
 
 class _Run:
@@ -233,7 +217,7 @@ class _Run:
         self.exact = pipeline.steps[:cut]
         self.rest = pipeline.steps[cut:]
         self.facts: dict[str, bool] = {}
-        self.source_model = options.model
+        self.sources = [options.model]
 
     # -- pieces ------------------------------------------------------------------------------
 
@@ -257,21 +241,25 @@ class _Run:
         if model.endswith(".lir"):
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             model = os.path.join(folder, "source.onnx")
-            self.save_onnx(self.load(), model)
+            try:
+                self.save_onnx(self.load(), model)
+            except UnsupportedError as error:
+                self.checker.give_up(f"the source cannot be run: {error.message}")
+                return
         elif not os.path.isfile(model):
             return  # the import says what is wrong with it
         draws = FULL_DRAWS if options.check == "full" else FAST_DRAWS
         sizes = {}
         for item in options.dims:
             name, _, size = item.rpartition("=")
-            if size.isdecimal():
+            if size.isdecimal() and len(size) < 20:
                 sizes[name] = int(size)
         self.checker.open(
             model,
             draws=draws,
             feeds=list(options.check_inputs),
             sizes=sizes,
-            size=_model_bytes(options.model),
+            size=model_bytes(options.model),
         )
 
     def context(self, stop_after: int | None = None) -> PassContext:
@@ -316,7 +304,8 @@ class _Run:
         assert self.checker is not None
         with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
             scratch = os.path.join(folder, "result.onnx")
-            self.save_onnx(module, scratch)
+            if not self.checker.gave_up:
+                self.save_onnx(module, scratch)
             return self.checker.compare(scratch, lossy=lossy, facts=self.facts)
 
     def lacks(self, module: Module) -> bool:
@@ -345,6 +334,9 @@ class _Run:
         options = self.options
         for _ in range(MAX_EXCLUDED):
             module = self.load()
+            self.sources = [options.model, *data_files(module)]
+            if self.path is not None:
+                protect(self.path, self.sources)
             outcome = Outcome(options.model)
             outcome.nodes = (count_ops(module), 0)
             outcome.size = (files_size(options.model, module), 0)
@@ -388,10 +380,11 @@ class _Run:
         options = self.options
         if self.path is None and not self.checked:
             return True
-        with _scratch_folder(self.path) as folder:
+        with scratch_folder(self.path) as folder:
             name = os.path.basename(self.path or "result.onnx")
             scratch = os.path.join(folder, name if options.emit != "lir" else "result.onnx")
-            if self.checked or options.emit != "lir":
+            runnable = self.checker is not None and not self.checker.gave_up
+            if options.emit != "lir" or (self.checked and runnable):
                 self.save_onnx(module, scratch)
             if self.checked:
                 assert self.checker is not None
@@ -408,7 +401,7 @@ class _Run:
                     for leftover in os.listdir(folder):
                         os.unlink(os.path.join(folder, leftover))
                     api.save(module, os.path.join(folder, name))
-                outcome.size = (outcome.size[0], _move(folder, self.path))
+                outcome.size = (outcome.size[0], move_into_place(folder, self.path, self.sources))
                 outcome.output = self.path
         return True
 
@@ -471,58 +464,6 @@ def _require_runnable(verdict: dict[str, Any]) -> None:
     reason = str(verdict.get("reason", ""))
     if verdict["status"] == "mismatch" and ("refuses" in reason or "fails where" in reason):
         raise check.CheckFailedError(reason, code="check", hint="please report this")
-
-
-@contextlib.contextmanager
-def _scratch_folder(path: str | None) -> Iterator[str]:
-    """Yield a folder on the file system of ``path``, removed afterwards whatever happens."""
-    parent = None if path is None else os.path.dirname(os.path.abspath(path))
-    try:
-        folder = tempfile.mkdtemp(prefix=".lepton-", dir=parent)
-    except OSError as error:
-        raise LeptonError(
-            f"cannot write there: {error.strerror}",
-            code="output",
-            where=parent or "",
-            hint="give a writable place with -o",
-        ) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _move(folder: str, path: str) -> int:
-    """Move what was written into place, the model last; return its size in bytes."""
-    target = os.path.dirname(os.path.abspath(path))
-    names = sorted(os.listdir(folder), key=lambda n: n == os.path.basename(path))
-    total = 0
-    for name in names:
-        total += os.path.getsize(os.path.join(folder, name))
-        os.replace(os.path.join(folder, name), os.path.join(target, name))
-    return total
-
-
-def _model_bytes(model: str) -> int:
-    """Return the bytes of a model file and, before it is read, of what may be its external data."""
-    folder, name = os.path.split(os.path.abspath(model))
-    stem = os.path.splitext(name)[0]
-    with contextlib.suppress(OSError, ValueError), os.scandir(folder) as entries:
-        beside = [e for e in entries if e.name.startswith(stem) and e.is_file()]
-        return sum(e.stat().st_size for e in beside)
-    return 0
-
-
-def files_size(model: str, module: Module) -> int:
-    """Return the bytes of a model file and of the external data it uses."""
-    data = {
-        op.attrs["value"].path
-        for op in module.walk()
-        if op.name == "const" and isinstance(op.attrs.get("value"), ExternalTensor)
-    }
-    with contextlib.suppress(OSError):
-        return sum(os.path.getsize(p) for p in (model, *sorted(data)))
-    return 0
 
 
 def find_target(name: str) -> Target:
