@@ -189,6 +189,33 @@ def test_the_report_agrees_with_ratios_from_outside(tmp_path):
         assert reported == pytest.approx(computed, abs=0.01), what
 
 
+def test_a_product_with_a_float_bias_runs_on_integers(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    source = model(nodes, {"w": draw(32, 16), "b": draw(16)}, {"x": [2, 4, 32]})
+    x = draw(2, 4, 32, seed=3)
+    path, _ = quantized(source, STATIC, tmp_path / "q.onnx", {"x": x})
+    census = fused(path, tmp_path)
+    assert census.get("QLinearMatMul", 0) + census.get("MatMulIntegerToFloat", 0) == 1
+    assert decibels(run(source, {"x": x}), run(path, {"x": x})) > 25
+
+
+def test_convolutions_that_hold_their_activation_are_split(tmp_path):
+    node = helper.make_node(
+        "FusedConv", ["x", "w"], ["y"], "fused", domain="com.microsoft", activation="Relu"
+    )
+    proto = onnx.load_from_string(model([node], {"w": draw(4, 3, 3, 3)}, {"x": [1, 3, 8, 8]}))
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    source = proto.SerializeToString()
+    x = draw(1, 3, 8, 8)
+    path, ctx = quantized(source, STATIC, tmp_path / "q.onnx", {"x": x})
+    assert fused(path, tmp_path)["QLinearConv"] == 1
+    assert decibels(run(source, {"x": x}), run(path, {"x": x})) > 25
+    assert [row["name"] for row in ctx.data["layers"]] == ["fused"]
+
+
 def test_an_output_of_a_convolution_stays_float_and_keeps_its_name(tmp_path):
     node = helper.make_node("Conv", ["x", "w"], ["y"], "conv")
     source = model([node], {"w": draw(4, 3, 3, 3)}, {"x": [1, 3, 8, 8]})

@@ -63,7 +63,8 @@ class Plan:
         """Return the values that get a pair; ``True`` if all that read it read the pair.
 
         An operation in integers must have no reader of its float result. A matrix product may
-        give floats directly: it gets a pair only where another operation wants integers.
+        give floats directly: it gets a pair only where another operation wants integers, or where
+        onnxruntime would make it and a float bias one Gemm, which has no integer form.
         """
         made = {self.output[op] for op in self.ops}
         wanted: dict[Value, bool] = {}
@@ -72,7 +73,7 @@ class Plan:
                 value = op.operands[index]
                 assert value is not None
                 wanted[value] = value in made
-            if op.name not in ("matmul", "gemm"):
+            if op.name not in ("matmul", "gemm") or _joins_gemm(op):
                 wanted[self.output[op]] = True
         return wanted
 
@@ -92,6 +93,7 @@ def make_plan(run: Run) -> Plan:
     """Return which operations to quantize."""
     plan = Plan()
     available: set[Value] = set()
+    _split_fused(run)
     for found in run.module.main.block.ops:
         op = _as_pool(run, found, available)
         slots = _activation_slots(run, op, available)
@@ -108,6 +110,38 @@ def make_plan(run: Run) -> Plan:
             plan.source[out] = source
     _prune(run, plan)
     return plan
+
+
+def _joins_gemm(op: Op) -> bool:
+    """Return whether onnxruntime merges a matrix product with the bias that is added to it."""
+    x, value = op.operands[0], op.result
+    if op.name != "matmul" or value.use_count != 1 or x is None or x.shape is None:
+        return False
+    (user,) = value.users
+    if user.name != "add" or not any(constant(user, i) is not None for i in range(2)):
+        return False
+    return len(x.shape) == 2 or all(isinstance(d, int) for d in x.shape)
+
+
+def _split_fused(run: Run) -> None:
+    """Take convolutions apart that hold their activation; integers have another way to."""
+    for op in run.module.main.block.ops:
+        fused = op.name == "ms_fused_conv" and float_constant(op, 1) is not None
+        if not fused or op.definition is None or op.definition.decompose is None:
+            continue
+        if not run.permitted("static-split", op):
+            continue
+        edit = Editor(op, "static-split")
+        (y,) = op.definition.decompose(edit, op)
+        old = op.result
+        y.name, y.declared, y.meta = old.name, old.declared, old.meta
+        made = op.prev
+        while made is not None and made.loc is edit.loc:
+            if made.name == "conv":
+                made.node_name = op.node_name
+            made = made.prev
+        old.replace_all_uses(y)
+        op.erase()
 
 
 def _as_pool(run: Run, op: Op, available: set[Value]) -> Op:
