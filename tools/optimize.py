@@ -114,7 +114,7 @@ def optimize(options: Options) -> Outcome:
             run.open_source(stack)
             outcome = run.execute()
         except LeptonError as error:
-            _place(error, options.model)
+            _place(error, options.model, path)
             raise
         except RecursionError as error:
             raise UnsupportedError(
@@ -145,10 +145,12 @@ def optimize(options: Options) -> Outcome:
     return outcome
 
 
-def _place(error: LeptonError, model: str) -> None:
-    """Put the model's file into the place of an error about it."""
+def _place(error: LeptonError, model: str, path: str | None) -> None:
+    """Put the model's file, or the result's, into the place of an error about it."""
     shown = shorten(model, 200)
-    if shown not in error.where and error.code not in _OPTION_CODES:
+    if error.code == "write":
+        error.where = shorten(path or "a temporary file", 200)
+    elif shown not in error.where and error.code not in _OPTION_CODES:
         error.where = f"{shown}: {error.where}" if error.where else shown
 
 
