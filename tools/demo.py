@@ -6,7 +6,9 @@ quantizes it to int8, and compares accuracy. Nothing is downloaded.
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -126,6 +128,14 @@ def _show(*arguments: str) -> None:
         raise SystemExit(code)
 
 
+def _command() -> str:
+    """Return how to call lepton-opt here: its path where it is not on the search path."""
+    beside = Path(sys.executable).with_name("lepton-opt")
+    if shutil.which("lepton-opt") or not beside.exists():
+        return "lepton-opt"
+    return os.path.relpath(beside)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tour; return the exit code."""
     given = sys.argv[1:] if argv is None else argv
@@ -149,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for what, path in (("as exported", source), ("optimized", small), ("int8", int8)):
         size = path.stat().st_size
         print(f"  {what:<12} {accuracy(path, runner):5.1f} %   {size:>7,} bytes   {path}")
-    print(f"\nNext: lepton-opt {small} --emit=lir -o model.lir, and docs/tutorial.md")
+    print(f"\nNext: {_command()} {small} --emit=lir -o model.lir, and docs/tutorial.md")
     return 0
 
 
