@@ -230,16 +230,16 @@ def _build_skip_sum(b: Builder, op: Op) -> Any:
     return total if bias is None else b.add(total, bias)
 
 
-def _results_of_skip(b: Builder, op: Op, y: Value, total: Value) -> list[Value]:
-    """Return one value per result; the unused moments are given the sum, which nothing reads."""
-    return [y, total, total, total][: len(op.results)]
+def _results_of_skip(op: Op, y: Value, total: Value) -> list[Value | None]:
+    """Return one value per result, none for the moments, which nothing reads."""
+    return [y, None, None, total][: len(op.results)]
 
 
-def _decompose_skip_norm(b: Builder, op: Op) -> list[Value]:
+def _decompose_skip_norm(b: Builder, op: Op) -> list[Value | None]:
     total = _build_skip_sum(b, op)
     gamma, beta = op.operand("gamma"), op.operand("beta")
     y = b.layer_normalization(total, gamma, beta, axis=-1, epsilon=op.attr("epsilon"))
-    return _results_of_skip(b, op, y, total)
+    return _results_of_skip(op, y, total)
 
 
 @op(
@@ -276,11 +276,11 @@ def ms_skip_layer_normalization(
     return y.astype(x.dtype), *moments, total.astype(x.dtype)
 
 
-def _decompose_skip_rms(b: Builder, op: Op) -> list[Value]:
+def _decompose_skip_rms(b: Builder, op: Op) -> list[Value | None]:
     total = _build_skip_sum(b, op)
     gamma = op.operand("gamma")
     y = b.rms_normalization(total, gamma, axis=-1, epsilon=op.attr("epsilon"))
-    return _results_of_skip(b, op, y, total)
+    return _results_of_skip(op, y, total)
 
 
 def _root_mean_square(x: Array, epsilon: float, axes: tuple[int, ...]) -> tuple[Array, Array]:
