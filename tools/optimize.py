@@ -226,7 +226,7 @@ class _Run:
     def load(self) -> Module:
         """Load the source; a bisection does so again."""
         options = self.options
-        extra = {} if options.model.endswith(".lir") else {"keep_overridable": True}
+        extra: dict[str, Any] = {} if options.model.endswith(".lir") else {"keep_overridable": True}
         module = api.load(options.model, **(extra if options.keep_overridable else {}))
         if options.opset is not None:
             # The IR has one meaning for all versions: this only says what is written.
