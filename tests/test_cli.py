@@ -356,6 +356,11 @@ def test_lists(opt):
     assert "conv(x, w, b?)" in out
 
 
+def test_report_can_be_off(opt, model):
+    assert opt(model, "--report=none") == (0, "", "")
+    assert model.with_name("tiny.opt.onnx").is_file()
+
+
 # ----- control over rewrites
 
 
@@ -485,6 +490,31 @@ def test_wrong_pass_is_named_by_check_each(model, wrong):
     assert result.returncode == 1
     assert "wrong after this pass" in result.stderr
     assert "pass wrong (#" in result.stderr
+
+
+def test_reproducer_repeats_the_options_that_choose_rewrites(model, wrong):
+    options = ("--exclude-rule=times_one", "--keep-node=/a b", "--target=ort")
+    shell(model, "--plugin", wrong, "--passes=canonicalize,wrong,dce", *options)
+    reproducer = model.with_name("tiny.opt.repro.lir")
+    run = next(
+        line for line in reproducer.read_text("utf-8").splitlines() if line.startswith("// RUN: ")
+    )
+    assert "--exclude-rule=times_one" in run
+    assert "'--keep-node=/a b'" in run
+    again = shell("--plugin", wrong, "--run-reproducer", reproducer, "--json")
+    assert again.returncode == 1
+    assert "wrong/add_is_sub@/Add" in json.loads(again.stdout)["error"]["notes"][0]
+
+
+def test_lossy_pipeline_is_judged_before_the_lossy_pass(model, wrong):
+    result = shell(model, "--plugin", wrong, "--passes=wrong,quant{min_bytes=0}")
+    assert result.returncode == 1
+    assert "wrong/add_is_sub@/Add" in result.stderr
+    assert not model.with_name("tiny.opt.onnx").exists()
+    result = shell(model, "--plugin", wrong, "--passes=wrong,quant{min_bytes=0}", "--keep-going")
+    assert result.returncode == 0, result.stderr
+    assert "check before the lossy pass: equal" in result.stdout
+    assert "signal to noise: y" in result.stdout
 
 
 def test_no_reproducer_is_an_error(opt, model):
