@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.diagnostics import UnsupportedError
 from lepton_ir.infer import const_array
 from lepton_ir.opdef import Bool, Int, op
 from lepton_ir.ops._nn import (
@@ -157,7 +158,9 @@ def _decompose_dropout(b: Builder, op: Op) -> list[Value]:
     training = op.operand("training_mode")
     if training is not None:
         flag = const_array(training)
-        if flag is None or bool(flag.reshape(-1)[0]):
+        ratio = const_array(op.operand("ratio"))
+        keeps_all = ratio is not None and ratio.size == 1 and not ratio.any()
+        if not keeps_all and (flag is None or bool(flag.reshape(-1)[0])):
             raise ValueError("training mode is not known to be off")
     x = operand(op, "x")
     if len(op.results) == 1:
@@ -180,10 +183,12 @@ def dropout(
 ) -> tuple[Array, Array]:
     """X itself and a mask of ones: dropout in inference (ONNX Dropout-22).
 
-    In training elements are dropped at random, which has no deterministic meaning.
+    In training elements are dropped at random, which has no deterministic meaning unless the
+    ratio is 0.
 
     C1  ratio and training_mode are scalars
     """
-    if training_mode is not None and training_mode.reshape(-1)[0]:
-        raise ValueError("dropout in training mode is random")
+    trains = training_mode is not None and bool(training_mode.reshape(-1)[0])
+    if trains and (ratio is None or ratio.reshape(-1)[0] != 0):
+        raise UnsupportedError("dropout in training mode is random", code="no-meaning")
     return x, np.ones(x.shape, np.bool_)
