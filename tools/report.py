@@ -8,6 +8,7 @@ import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
+from lepton_ir.diagnostics import LeptonError
 from lepton_ir.tools.optimize import describe_verdict, rule_table
 
 if TYPE_CHECKING:
@@ -181,7 +182,11 @@ def list_passes() -> str:
 
     lines = []
     for name in pass_names():
-        found = find_pass(name)
+        try:
+            found = find_pass(name)
+        except LeptonError as error:  # one broken plugin must not hide the others
+            lines.append(f"{name:<14} ({error.message})")
+            continue
         if isinstance(found, str):
             lines.append(f"{name:<14} = {found}")
             continue
