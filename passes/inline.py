@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from lepton_ir.context import PassContext
     from lepton_ir.ir import Block, Function, Module, Op, Value
 
-MAX_INLINED = 1_000_000
+MAX_INLINED = 100_000
 """Operations that inlining may make; functions calling functions twice grow exponentially."""
+
+MAX_DEPTH = 64
+"""Regions inside one another that inlining may make; many walks over the IR recurse into them."""
 
 
 @dataclass(frozen=True)
@@ -28,40 +31,52 @@ class Inline(Pass, name="inline"):
         """Inline bottom-up, so that each body is copied with its own calls already gone.
 
         Raises:
-            UnsupportedError: the result would be over ``MAX_INLINED`` operations.
+            UnsupportedError: the result would have over ``MAX_INLINED`` operations, or regions
+                nested deeper than ``MAX_DEPTH``.
         """
-        sizes: dict[str, int] = {}
-        total = 0
-        for name in _callees_first(module):
-            function = module.functions[name]
-            if name == "main" or _calls(function):
-                total += self._inline_into(function, module, ctx, sizes)
-            sizes[name] = sum(1 for _ in function.walk())
-            if total > MAX_INLINED:
-                break
+        order = _callees_first(module)
+        _measure(module, order)
+        for name in order:
+            _inline_into(module.functions[name], module, ctx)
 
-    def _inline_into(
-        self, function: Function, module: Module, ctx: PassContext, sizes: dict[str, int]
-    ) -> int:
-        made = 0
-        for op in _calls(function):
-            callee = module.functions.get(op.attrs["callee"])
-            if callee is None or callee is function:
-                continue
-            reason = _obstacle(callee, module)
-            if reason:
-                ctx.remark("missed", op, "not inlined: {}", reason)
-                continue
-            made += sizes.get(callee.name, 0)
-            if made > MAX_INLINED:
-                raise UnsupportedError(
-                    f"inlining would make more than {MAX_INLINED:,} operations",
-                    code="inline",
-                    hint="keep the functions: leave out --inline",
-                )
-            if ctx.allow("inline", op):
-                _inline_call(op, callee)
-        return made
+
+def _measure(module: Module, order: list[str]) -> None:
+    """Refuse what would grow too far, before anything is copied."""
+    sizes: dict[str, int] = {}
+    depths: dict[str, int] = {}
+    made = 0
+    for name in order:
+        size = deepest = 0
+        for op in module.functions[name].walk():
+            callee = op.attrs["callee"] if op.name == "call" else ""
+            made += sizes.get(callee, 0)
+            # A call gives way to the body it calls, less the return.
+            size += sizes.get(callee, 0) if callee else int(op.name != "return")
+            if op.regions or callee:
+                level, outer = int(bool(op.regions)), op.parent
+                while outer is not None:
+                    level, outer = level + 1, outer.parent
+                deepest = max(deepest, level + depths.get(callee, 0))
+        sizes[name], depths[name] = size, deepest
+        if made > MAX_INLINED:
+            reason = f"inlining would make more than {MAX_INLINED:,} operations"
+        elif deepest > MAX_DEPTH:
+            reason = f"inlining would nest subgraphs deeper than {MAX_DEPTH} levels"
+        else:
+            continue
+        raise UnsupportedError(reason, code="inline", hint="keep the functions: leave out --inline")
+
+
+def _inline_into(function: Function, module: Module, ctx: PassContext) -> None:
+    for op in _calls(function):
+        callee = module.functions.get(op.attrs["callee"])
+        if callee is None or callee is function:
+            continue
+        reason = _obstacle(callee, module)
+        if reason:
+            ctx.remark("missed", op, "not inlined: {}", reason)
+        elif ctx.allow("inline", op):
+            _inline_call(op, callee)
 
 
 def _calls(function: Function) -> list[Op]:
@@ -71,7 +86,7 @@ def _calls(function: Function) -> list[Op]:
 def _callees_first(module: Module) -> list[str]:
     order: list[str] = []
     state: dict[str, int] = {}
-    stack = [(n, False) for n in reversed(list(module.functions))]
+    stack = [("main", False)]
     while stack:
         name, done = stack.pop()
         if done:
