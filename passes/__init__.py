@@ -7,15 +7,20 @@ if __name__ != "lepton_ir.passes":
 # Strings, so that listing them imports nothing.
 TABLE: dict[str, str] = {
     "canonicalize": "lepton_ir.passes.canonicalize:Canonicalize",
+    "convert": "lepton_ir.passes.convert:Convert",
     "cse": "lepton_ir.passes.cse:Cse",
     "dce": "lepton_ir.passes.dce:Dce",
     "decompose": "lepton_ir.passes.decompose:Decompose",
     "fold": "lepton_ir.passes.fold:Fold",
     "fuse": "lepton_ir.passes.fuse:Fuse",
+    "fuse_attention": "lepton_ir.passes.fuse.attention:FuseAttention",
+    "fuse_ort": "lepton_ir.passes.fuse.ort:FuseOrt",
     "inline": "lepton_ir.passes.inline:Inline",
+    "layout": "lepton_ir.passes.layout:Layout",
     "legalize": "lepton_ir.passes.legalize:Legalize",
     "quant": "lepton_ir.passes.quant:Quant",
     "shapes": "lepton_ir.passes.shapes:Shapes",
     "O1": "lepton_ir.passes.pipelines:O1",
     "O2": "lepton_ir.passes.pipelines:O2",
+    "O3": "lepton_ir.passes.pipelines:O3",
 }

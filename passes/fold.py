@@ -62,6 +62,10 @@ SLOW_BYTES = 1 << 20
 _NEVER = {"dequantize_linear": "keeps the weight quantized", "const": "", "identity": ""}
 
 
+_STORED = "convert/storage"
+"""Rule of casts that keep a constant in 16 bits, see the convert pass."""
+
+
 @dataclass(frozen=True)
 class Fold(Pass, name="fold"):
     """Evaluate operations on constants, within a budget.
@@ -95,7 +99,7 @@ class Fold(Pass, name="fold"):
             definition = op.definition
             if definition is None or op.name in _NEVER or op.has_attr_refs or not op.results:
                 continue
-            if not definition.foldable:
+            if not definition.foldable or op.loc.rule == _STORED:
                 continue
             if not self._from_content(op, ctx, stale):
                 self._from_constants(op, ctx, stale)
