@@ -5,5 +5,8 @@ from __future__ import annotations
 O1 = "shapes,fold{exact},canonicalize{exact},cse,dce"
 """Exact rewrites on proven facts only: results are bit-identical."""
 
-O2 = "shapes,fold,canonicalize,cse,fuse,fold,canonicalize,cse,dce"
+O2 = "shapes,fold,canonicalize,cse,fuse,fold,canonicalize,cse,fuse_ort,dce"
 """The default: everything that keeps results within rounding."""
+
+O3 = "shapes,fold,canonicalize,cse,fuse,fold,canonicalize,cse,fuse_attention,fuse_ort,dce"
+"""O2, and whole attention blocks as one operation where the target has it."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _CUBIC = 0.044715
 
 
-def _two_factors(m: Match) -> Iterator[tuple[Scan, float, Value, Value]]:
+def two_factors(m: Match) -> Iterator[tuple[Scan, float, Value, Value]]:
     """Yield the ways to see the root as ``number * x * g``, with a scan of each."""
     for first in (0, 1):
         scan = Scan(m.root)
@@ -38,7 +38,7 @@ def _two_factors(m: Match) -> Iterator[tuple[Scan, float, Value, Value]]:
         yield scan, found[0], found[1][first], found[1][1 - first]
 
 
-def _times(scan: Scan, value: Value | None, x: Value) -> float | None:
+def times(scan: Scan, value: Value | None, x: Value) -> float | None:
     """Return a where ``value`` is ``a * x``."""
     if value is None:
         return None
@@ -74,13 +74,13 @@ def fuse_gelu(m: Match, rw: Rewriter) -> bool:
 
     (x / 2) * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))) => gelu(x, approximate=tanh).
     """
-    for scan, number, x, g in _two_factors(m):
+    for scan, number, x, g in two_factors(m):
         curve = _one_plus(scan, g, number, x.dtype)
         op = scan.op(curve, "erf", "tanh")
         if op is None:
             continue
         if op.name == "erf":
-            inner = _times(scan, op.operands[0], x)
+            inner = times(scan, op.operands[0], x)
             fits = close(inner, math.sqrt(0.5), x.dtype)
         else:
             fits = _is_tanh_curve(scan, op.operands[0], x)
@@ -113,6 +113,12 @@ def _is_tanh_curve(scan: Scan, value: Value | None, x: Value) -> bool:
         return False
     line = scan.with_number(factors[1 if factors[0] is x else 0], "add")
     return line is not None and close(line[1], 1.0, x.dtype) and _is_cubic(scan, line[0], x, 2)
+
+
+def tanh_gelu_operand(scan: Scan, number: float, x: Value, g: Value) -> bool:
+    """Return whether ``number * x * g`` is the tanh form of gelu(x)."""
+    op = scan.op(_one_plus(scan, g, number, x.dtype), "tanh")
+    return op is not None and _is_tanh_curve(scan, op.operands[0], x)
 
 
 def _is_cubic(scan: Scan, value: Value | None, x: Value, power: int) -> bool:
@@ -188,7 +194,7 @@ def fuse_hard_sigmoid(m: Match, rw: Rewriter) -> bool:
 @rewrite("mul", "div")
 def fuse_hard_swish(m: Match, rw: Rewriter) -> bool:
     """(x * clip(x + 3, 0, 6)) / 6 => hard_swish(x), or x * hard_sigmoid(x) in older opsets."""
-    for scan, number, x, g in _two_factors(m):
+    for scan, number, x, g in two_factors(m):
         gate = _gate(scan, g, number)
         if gate is None or gate[0] is not x or x.dtype is None or x.dtype.name == "f64":
             continue
@@ -212,11 +218,11 @@ def fuse_hard_swish(m: Match, rw: Rewriter) -> bool:
 @rewrite("mul", "div")
 def fuse_swish(m: Match, rw: Rewriter) -> bool:
     """(x) * sigmoid(a * x) => swish(x, alpha=a) (SiLU for a = 1)."""
-    for scan, number, x, g in _two_factors(m):
+    for scan, number, x, g in two_factors(m):
         gate = scan.op(g, "sigmoid")
         if gate is None or number != 1.0:
             continue
-        alpha = _times(scan, gate.operands[0], x)
+        alpha = times(scan, gate.operands[0], x)
         if alpha is None or not f32_exact(x.dtype, alpha):
             continue
         if not available(rw, "swish"):
@@ -244,7 +250,7 @@ def _softplus_operand(scan: Scan, value: Value | None) -> Value | None:
 @rewrite("mul")
 def fuse_mish(m: Match, rw: Rewriter) -> bool:
     """(x) * tanh(softplus(x)) => mish(x); softplus may be spelled log(1 + exp(x))."""
-    for scan, number, x, g in _two_factors(m):
+    for scan, number, x, g in two_factors(m):
         gate = scan.op(g, "tanh")
         if gate is None or number != 1.0 or _softplus_operand(scan, gate.operands[0]) is not x:
             continue
