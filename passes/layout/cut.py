@@ -1,0 +1,228 @@
+"""Which operations to compute in another axis order: a minimum cut over a region.
+
+Every operation of a region that the order can pass through gets a label: 1 (computed in the new
+order) or 0 (left alone). A value needs one transpose for each side on which it is produced
+differently from how it is read; transposes next to the region that undo the order cost nothing
+where the label is 1. The minimum cut has the fewest transposes; a tie changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lepton_ir.infer import const_tensor
+from lepton_ir.ir import Op, Value
+from lepton_ir.passes.layout.axes import (
+    Order,
+    Plan,
+    compose,
+    is_identity,
+    perm_of,
+    plan,
+    principal_order,
+    source_order,
+)
+from lepton_ir.tensors import ElidedTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MEMO_KEY = "layout.rejected"
+"""Where a run keeps which transposes were found to have no better region."""
+
+_REGION_LIMIT = 512
+_USE_LIMIT = 128
+_SOURCE, _SINK = 0, 1
+
+
+@dataclass
+class Region:
+    """Operations that could be computed in another order, and the order of every value there."""
+
+    root: Op
+    exact: bool
+    plans: dict[Op, Plan] = field(default_factory=dict)
+    orders: dict[Value, Order] = field(default_factory=dict)
+    border: list[Op] = field(default_factory=list)
+
+    def grow(self, value: Value, order: Order) -> None:
+        """Take in everything that an order of ``value`` passes through."""
+        self.orders[value] = order
+        queue = deque([value])
+        while queue and len(self.plans) < _REGION_LIMIT:
+            current = queue.popleft()
+            at = self.orders[current]
+            for op, wanted in self._neighbours(current, at):
+                if wanted is not None and op not in self.plans:
+                    self._take(op, wanted, queue)
+
+    def _neighbours(self, value: Value, order: Order) -> Iterator[tuple[Op, Order | None]]:
+        producer = value.op
+        if producer is not None and producer.block is self.root.block:
+            if producer.name == "transpose":
+                self.border.append(producer)
+            elif producer.name != "const":
+                yield producer, source_order(producer, order)
+        if value.use_count > _USE_LIMIT:
+            return
+        for use in value.uses:
+            if use.op.block is not self.root.block:
+                continue
+            if use.op.name == "transpose":
+                self.border.append(use.op)
+            else:
+                yield use.op, principal_order(use.op, use.index, order)
+
+    def _take(self, op: Op, order: Order, queue: deque[Value]) -> None:
+        found = plan(op, order, self.exact)
+        if found is None:
+            return
+        values = [
+            *zip(op.operands, found.operands, strict=False),
+            *zip(op.results, found.results, strict=True),
+        ]
+        fresh: dict[Value, Order] = {}
+        for value, wanted in values:
+            if value is None or wanted is None:
+                continue
+            if const_tensor(value) is not None:
+                if isinstance(const_tensor(value), ElidedTensor):
+                    return
+                continue
+            known = self.orders.get(value, fresh.get(value))
+            if known is None:
+                fresh[value] = wanted
+            elif known != wanted:
+                return
+        self.plans[op] = found
+        self.orders.update(fresh)
+        queue.extend(v for v, o in fresh.items() if not is_identity(o))
+
+    def reads_in_order(self, op: Op, index: int) -> bool:
+        """Whether ``op`` of this region wants operand ``index`` in the region's order."""
+        found = self.plans.get(op)
+        return (
+            found is not None
+            and index < len(found.operands)
+            and found.operands[index] is not None
+            and op.operands[index] in self.orders
+        )
+
+
+class _Network:
+    """A flow network whose finite capacities are all 1."""
+
+    def __init__(self) -> None:
+        self.heads: list[int] = []
+        self.room: list[int] = []
+        self.edges: list[list[int]] = [[], []]
+
+    def node(self) -> int:
+        self.edges.append([])
+        return len(self.edges) - 1
+
+    def edge(self, tail: int, head: int, capacity: int) -> None:
+        for a, b, c in ((tail, head, capacity), (head, tail, 0)):
+            self.edges[a].append(len(self.heads))
+            self.heads.append(b)
+            self.room.append(c)
+
+    def reach(self) -> dict[int, int]:
+        """Return the nodes that the source still reaches, with the edge each was reached by."""
+        found = {_SOURCE: -1}
+        queue = deque([_SOURCE])
+        while queue:
+            for e in self.edges[queue.popleft()]:
+                head = self.heads[e]
+                if self.room[e] > 0 and head not in found:
+                    found[head] = e
+                    if head == _SINK:
+                        return found
+                    queue.append(head)
+        return found
+
+    def augment(self) -> bool:
+        """Push one unit from source to sink."""
+        found = self.reach()
+        if _SINK not in found:
+            return False
+        at = _SINK
+        while at != _SOURCE:
+            e = found[at]
+            self.room[e] -= 1
+            self.room[e ^ 1] += 1
+            at = self.heads[e ^ 1]
+        return True
+
+
+_MANY = 1 << 30
+
+
+@dataclass
+class _Sides:
+    """Who makes a value and who reads it, as nodes of the network."""
+
+    producer: int
+    readers: set[int]
+
+
+def _sides(region: Region, value: Value, nodes: dict[Op, int]) -> _Sides | None:
+    """Return the nodes around ``value``; ``None`` where its label changes no cost."""
+    order = region.orders[value]
+    if is_identity(order):
+        return None
+    producer = value.op
+    made = _SINK
+    if producer is not None and producer in nodes:
+        made = nodes[producer]
+    elif producer is not None and producer.name == "transpose" and not producer.has_attr_refs:
+        perm = perm_of(producer)
+        if perm is not None and is_identity(compose(perm, order)):
+            made = _SOURCE
+        elif value.use_count == 1 and perm is not None:
+            return None
+    readers: set[int] = set()
+    for count, use in enumerate(value.uses):
+        if count > _USE_LIMIT:
+            readers.add(_SINK)
+            break
+        if region.reads_in_order(use.op, use.index):
+            readers.add(nodes[use.op])
+        elif use.op.name != "transpose" or use.op.has_attr_refs or perm_of(use.op) is None:
+            readers.add(_SINK)
+        elif perm_of(use.op) == order:
+            readers.add(_SOURCE)
+    return _Sides(made, readers)
+
+
+def best_label(region: Region) -> set[Op]:
+    """Return the operations to compute in the new order; empty when that removes no transpose."""
+    network = _Network()
+    nodes = {op: network.node() for op in region.plans}
+    cost = 0
+    for value in region.orders:
+        sides = _sides(region, value, nodes)
+        if sides is None:
+            continue
+        made = sides.producer
+        # A value wanted as transposed by several costs one transpose, in either direction.
+        cost += bool(sides.readers - {_SOURCE}) if made == _SOURCE else _SOURCE in sides.readers
+        if made != _SINK:
+            middle = network.node()
+            network.edge(made, middle, 1)
+            for reader in sorted(sides.readers):
+                network.edge(middle, reader, _MANY)
+        if made != _SOURCE:
+            middle = network.node()
+            network.edge(middle, made, 1)
+            for reader in sorted(sides.readers):
+                network.edge(reader, middle, _MANY)
+    flow = 0
+    while flow < cost and network.augment():
+        flow += 1
+    if flow >= cost:
+        return set()
+    found = network.reach()
+    return {op for op, node in nodes.items() if node in found}
