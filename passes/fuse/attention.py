@@ -18,6 +18,4 @@ class FuseAttention(RewritePass, name="fuse_attention"):
 
     needs = "shapes"
     clean_up = "fold,canonicalize,cse,dce"
-    rule_modules: ClassVar[tuple[str, ...]] = (
-        "lepton_ir.passes.fuse.attention_mha",
-    )
+    rule_modules: ClassVar[tuple[str, ...]] = ("lepton_ir.passes.fuse.attention_mha",)

@@ -1,0 +1,281 @@
+"""Taking attention apart: the scores, the heads, the cache, as exporters spell them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lepton_ir.infer import const_array, const_tensor
+from lepton_ir.passes.fuse._match import Scan, made_by, same_dim, sole_user
+
+if TYPE_CHECKING:
+    from lepton_ir.dims import Dim
+    from lepton_ir.ir import Op, Value
+
+_TO_HEADS = (0, 2, 1, 3)
+_KEYS_FROM_ROWS = (0, 2, 3, 1)
+_SWAP = (0, 1, 3, 2)
+
+
+@dataclass
+class Core:
+    """``softmax(scale * q @ transpose(k) + bias) @ v`` over values of rank 4.
+
+    Attributes:
+        q: queries (batch, heads, length, size).
+        k_turned: keys as the product reads them, (batch, heads, size, keys).
+        v: values (batch, heads, keys, size of values).
+        bias: what is added to the scores, ``None`` if nothing.
+        scale: the factor of the scores.
+        ops: operations that nothing else reads.
+    """
+
+    q: Value
+    k_turned: Value
+    v: Value
+    bias: Value | None
+    scale: float
+    ops: list[Op]
+
+
+def strip_factor(value: Value, ops: list[Op], *, only: bool = True) -> tuple[Value, float]:
+    """Return x and c where ``value`` is ``x * c``, c being 1 when there is none.
+
+    Args:
+        value: where to look.
+        ops: operations passed are added.
+        only: whether nothing else may read what is passed.
+    """
+    factor = 1.0
+    while True:
+        op = made_by(value, "mul", "div")
+        if op is None or (only and not sole_user(value)):
+            return value, factor
+        scan = Scan(op)
+        found = scan.with_number(value, op.name)
+        if found is None or const_tensor(found[0]) is not None:
+            return value, factor
+        x, number = found
+        if number == 0 or not math.isfinite(number) or x.rank is None or x.rank < scan.rank:
+            return value, factor
+        ops.append(op)
+        value, factor = x, factor * (number if op.name == "mul" else 1 / number)
+
+
+def _is_last_softmax(op: Op) -> bool:
+    return not op.attr("coerce_2d") and op.attr("axis") in (-1, 3) and op.result.rank == 4
+
+
+def core_of(product: Op) -> Core | str:
+    """Return the attention that ends in the matrix product of weights and values, or why none."""
+    weights, v = product.operands
+    softmax = made_by(weights, "softmax")
+    if softmax is None or weights is None or v is None or v.rank != 4:
+        return ""
+    if not _is_last_softmax(softmax):
+        return "the softmax is not over the last of four axes"
+    ops = [product, softmax]
+    if not sole_user(weights):
+        return "the weights have other users"
+    scores, bias = softmax.operands[0], None
+    assert scores is not None
+    add = made_by(scores, "add")
+    if add is not None:
+        for i in (0, 1):
+            found = _raw_scores(add.operands[i])
+            if found is not None:
+                scores, bias = add.operands[i], add.operands[1 - i]
+                break
+        else:
+            return "no scores are added to"
+        if not sole_user(add.result):
+            return "the masked scores have other users"
+        ops.append(add)
+    assert scores is not None
+    raw = _raw_scores(scores)
+    if raw is None:
+        return "the scores are no matrix product"
+    if not sole_user(raw[0].result):
+        return "the scores have other users"
+    q, k = raw[0].operands
+    if q is None or k is None or q.rank != 4 or k.rank != 4:
+        return "queries and keys are not proven to have rank 4"
+    q, a = strip_factor(q, ops)
+    k, b = strip_factor(k, ops)
+    return Core(q, k, v, bias, raw[1] * a * b, [*ops, raw[0], *raw[2]])
+
+
+def _raw_scores(value: Value | None) -> tuple[Op, float, list[Op]] | None:
+    """Return the product of queries and keys, the factor and what was passed to get there."""
+    if value is None:
+        return None
+    ops: list[Op] = []
+    x, factor = strip_factor(value, ops)
+    product = made_by(x, "matmul")
+    return None if product is None else (product, factor, ops)
+
+
+def sizes(value: Value) -> tuple[int, int] | None:
+    """Return heads and head size of a value (batch, heads, length, size)."""
+    if value.shape is None or len(value.shape) != 4:
+        return None
+    heads, size = value.shape[1], value.shape[3]
+    if not isinstance(heads, int) or not isinstance(size, int) or heads < 1 or size < 1:
+        return None
+    return heads, size
+
+
+def _splits_heads(op: Op) -> bool:
+    """Whether a reshape takes the last of three axes apart and keeps the others, proven."""
+    x, y = op.operands[0], op.result
+    if x is None or x.shape is None or y.shape is None or len(x.shape) != 3 or len(y.shape) != 4:
+        return False
+    heads, size, width = y.shape[2], y.shape[3], x.shape[2]
+    if not (isinstance(heads, int) and isinstance(size, int)) or width != heads * size:
+        return False
+    return same_dim(x.shape[0], y.shape[0]) and same_dim(x.shape[1], y.shape[1])
+
+
+def _rows_behind(value: Value, perm: tuple[int, ...], ops: list[Op]) -> Value | None:
+    """Return x (batch, length, heads * size) where ``value`` is its heads, turned by ``perm``."""
+    turned = made_by(value, "transpose")
+    if turned is None or tuple(turned.attr("perm") or ()) != perm:
+        return None
+    split = made_by(turned.operands[0], "reshape")
+    if split is None or not _splits_heads(split):
+        return None
+    ops += [turned, split]
+    return split.operands[0]
+
+
+@dataclass
+class Part:
+    """One of the equal parts of (batch, length, parts * heads * size) that were split as heads.
+
+    Attributes:
+        packed: the whole.
+        index: which part.
+        count: how many parts.
+    """
+
+    packed: Value
+    index: int
+    count: int
+
+
+def rows_of(value: Value, ops: list[Op], *, turned: bool = False) -> Value | Part | None:
+    """Return what (batch, heads, length, size) was before its heads were split.
+
+    Args:
+        value: the heads; (batch, heads, size, length) when ``turned``.
+        ops: operations passed are added.
+        turned: whether the last axes are exchanged.
+    """
+    found = _rows_behind(value, _KEYS_FROM_ROWS if turned else _TO_HEADS, ops)
+    if found is not None:
+        return found
+    if turned:
+        back = turned_back(value)
+        if back is None:
+            return None
+        ops.append(back)
+        assert back.operands[0] is not None
+        value = back.operands[0]
+        found = _rows_behind(value, _TO_HEADS, ops)
+        if found is not None:
+            return found
+    return _part_of(value)
+
+
+def turned_back(value: Value) -> Op | None:
+    """Return the transpose of the last two of four axes that makes ``value``."""
+    op = made_by(value, "transpose")
+    return op if op is not None and tuple(op.attr("perm") or ()) == _SWAP else None
+
+
+def _part_of(value: Value) -> Part | None:
+    """Return the part where ``value`` is ``transpose(reshape(x, (b, n, 3, h, d)), ...)[i]``."""
+    chosen = _chosen(value)
+    if chosen is None:
+        return None
+    stacked, index = chosen
+    turned = made_by(stacked, "transpose")
+    if turned is None or tuple(turned.attr("perm") or ()) != (2, 0, 3, 1, 4):
+        return None
+    split = made_by(turned.operands[0], "reshape")
+    x = None if split is None else split.operands[0]
+    if split is None or x is None or x.shape is None or split.result.shape is None:
+        return None
+    before, after = x.shape, split.result.shape
+    if len(before) != 3 or len(after) != 5:
+        return None
+    inner = [d for d in after[2:] if isinstance(d, int)]
+    if len(inner) != 3 or before[2] != math.prod(inner):
+        return None
+    if not (same_dim(before[0], after[0]) and same_dim(before[1], after[1])):
+        return None
+    return Part(x, index, inner[0])
+
+
+def _chosen(value: Value) -> tuple[Value, int] | None:
+    """Return x and i where ``value`` is ``x[i]``, spelled by split, slice or gather."""
+    op = value.op
+    if op is None or op.has_attr_refs:
+        return None
+    if op.name == "gather":
+        x, index = op.operands
+        number = const_array(index)
+        if x is None or op.attr("axis") != 0 or number is None or number.ndim or number < 0:
+            return None
+        return x, int(number)
+    if op.name not in ("squeeze", "reshape"):
+        return None
+    part = op.operands[0]
+    if part is None or part.shape is None or not part.shape or part.shape[0] != 1:
+        return None
+    if value.shape is None or len(value.shape) != len(part.shape) - 1:
+        return None
+    if not all(same_dim(a, b) for a, b in zip(part.shape[1:], value.shape, strict=True)):
+        return None
+    return _slab(part)
+
+
+def _slab(part: Value) -> tuple[Value, int] | None:
+    """Return x and i where ``part`` is ``x[i : i + 1]``."""
+    op = part.op
+    if op is None or op.has_attr_refs or op.operands[0] is None:
+        return None
+    x = op.operands[0]
+    if op.name == "split" and op.attr("axis") == 0 and x.shape:
+        if all(r.shape is not None and r.shape[0] == 1 for r in op.results):
+            return x, part.index
+        return None
+    if op.name != "slice" or x.shape is None:
+        return None
+    start, axes, steps = (const_array(op.operand(n)) for n in ("starts", "axes", "steps"))
+    if start is None or start.size != 1 or (op.operand("steps") is not None and steps is None):
+        return None
+    axis = 0 if op.operand("axes") is None else (-1 if axes is None else int(axes[0]))
+    first = int(start.reshape(-1)[0])
+    if axis not in (0, -len(x.shape)) or first < 0 or (steps is not None and int(steps[0]) != 1):
+        return None
+    return x, first
+
+
+def cached(value: Value) -> tuple[Op, Value, Value] | None:
+    """Return op, past and new where ``value`` is both behind one another along the keys."""
+    op = made_by(value, "concat")
+    if op is None or op.attr("axis") not in (2, -2) or len(op.operands) != 2:
+        return None
+    past, new = op.operands
+    return None if past is None or new is None or past.rank != 4 else (op, past, new)
+
+
+def fits_scores(bias: Value, q: Value, keys: Dim | None) -> bool:
+    """Return whether ``bias`` is (1 or batch, 1 or heads, length, keys), proven."""
+    if bias.shape is None or q.shape is None or len(bias.shape) != 4:
+        return False
+    if not (same_dim(bias.shape[2], q.shape[2]) and same_dim(bias.shape[3], keys)):
+        return False
+    return all(a == 1 or same_dim(a, b) for a, b in zip(bias.shape[:2], q.shape[:2], strict=True))
