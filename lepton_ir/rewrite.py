@@ -17,7 +17,7 @@ from lepton_ir.builder import Builder
 from lepton_ir.diagnostics import NOWHERE, LeptonError, Location, VerifyError, shorten
 from lepton_ir.infer import describe, infer_op
 from lepton_ir.ir import Function, Module, Op, Value
-from lepton_ir.pattern import Failure, Match, OpPattern
+from lepton_ir.pattern import Failure, Match, OpPattern, check_roots
 from lepton_ir.pipeline import Pass
 from lepton_ir.types import UNKNOWN, TensorType, Type, TypeMismatchError, meet
 
@@ -95,6 +95,8 @@ def _rules_of(function: Any, bound: Callable[[Match, Rewriter], Any]) -> list[Ru
     doc = (function.__doc__ or "").strip()
     rules = []
     for pattern in mark.patterns:
+        if isinstance(pattern, OpPattern):
+            check_roots(pattern)
         is_pattern = isinstance(pattern, OpPattern)
         roots = pattern.roots if isinstance(pattern, OpPattern) else (pattern,)
         rules.append(
@@ -159,7 +161,8 @@ class Rewriter(Builder):
     def also(self, *ops: Op) -> None:
         """Count operations as matched that the pattern did not name (their locations merge)."""
         assert self.match is not None
-        self.match.ops += [op for op in ops if op not in self.match.ops]
+        known = set(self.match.ops)
+        self.match.ops += [op for op in ops if op not in known]
 
     def permit(self) -> None:
         """Ask for permission to mutate.

@@ -201,10 +201,10 @@ def test_files_keep_large_constants(kind: str, tmp_path) -> None:
     write_lir(module, path)
     back = const_tensor(read_lir(path).main.outputs[0])
     assert (back.numpy() == value.numpy()).all()
-    first = (tmp_path / "m.npz").read_bytes()
+    first = (tmp_path / "m.lir.npz").read_bytes()
     write_lir(read_lir(path), path)
-    assert (tmp_path / "m.npz").read_bytes() == first
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.lir", "m.npz"]
+    assert (tmp_path / "m.lir.npz").read_bytes() == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.lir", "m.lir.npz"]
     inline = print_module(module, blobs="base64")
     assert (const_tensor(parse_module(inline).main.outputs[0]).numpy() == value.numpy()).all()
 

@@ -1,4 +1,4 @@
-"""``.lir`` files: text, and an ``.npz`` of the same name beside it where constants are large."""
+"""``.lir`` files: text, and ``NAME.lir.npz`` beside it where constants are large."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def read_lir(path: str | os.PathLike[str]) -> Module:
 
 
 def write_lir(module: Module, path: str | os.PathLike[str]) -> None:
-    """Write a module as ``.lir``, large constants in an ``.npz`` of the same name.
+    """Write a module as ``.lir``, large constants in ``NAME.lir.npz`` beside it.
 
     Each of the two files appears whole or not at all; the text comes last.
     """
     path = os.fspath(path)
-    archive = os.path.splitext(path)[0] + ".npz"
+    archive = path + ".npz"
     text = print_module(module, blobs="npz", npz_path=archive)
     temporary = f"{path}.{os.getpid()}.tmp"
     try:

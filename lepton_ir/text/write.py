@@ -22,7 +22,7 @@ def write_reproducer(
 
     Args:
         module: as it was before the pipeline.
-        path: the ``.lir`` file; the archive has the same name with ``.npz``.
+        path: the ``.lir`` file; the archive is ``NAME.lir.npz``.
         pipeline: pipeline text.
         options: further options of the command line, quoted as for a shell.
 
@@ -34,7 +34,7 @@ def write_reproducer(
         raise LeptonError("a pipeline of several lines fits no reproducer", code="reproducer")
     target = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(target)
-    archive = os.path.splitext(name)[0] + ".npz"
+    archive = name + ".npz"
     try:
         with tempfile.TemporaryDirectory(prefix=".lepton-", dir=folder) as scratch:
             text = os.path.join(scratch, name)
