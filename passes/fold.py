@@ -18,6 +18,7 @@ from lepton_ir import context, dtypes
 from lepton_ir.builder import create
 from lepton_ir.diagnostics import Location
 from lepton_ir.infer import const_tensor, infer_op
+from lepton_ir.passes.disputed import ALWAYS, disputed
 from lepton_ir.pipeline import Pass
 from lepton_ir.tensors import DenseTensor, ElidedTensor, Tensor
 from lepton_ir.types import TensorType
@@ -59,7 +60,12 @@ _SLOW = frozenset(
 SLOW_BYTES = 1 << 20
 """Bytes of operands of such operations that a run evaluates."""
 
-_NEVER = {"dequantize_linear": "keeps the weight quantized", "const": "", "identity": ""}
+_NEVER = {
+    "dequantize_linear": "keeps the weight quantized",
+    "const": "",
+    "identity": "",
+    **ALWAYS,
+}
 
 
 _STORED = "convert/storage"
@@ -231,6 +237,10 @@ def _evaluate(op: Op, tensors: list[Tensor | None], ctx: PassContext) -> list[Te
         ctx.remark("missed", op, "not folded: {}", e)
         return None
     results = found if isinstance(found, tuple) else (found,)
+    reason = disputed(op, operands, list(results))
+    if reason is not None:
+        ctx.remark("missed", op, "not folded: {}", reason)
+        return None
     out: list[Tensor] = []
     for value, array in zip(op.results, results, strict=False):
         if isinstance(array, list) or not isinstance(value.type, TensorType):

@@ -15,6 +15,10 @@ from lepton_ir.types import TensorType
 _RESHAPES = ("reshape", "squeeze", "unsqueeze", "flatten")
 
 
+MAX_RANK = 64
+"""Rank of a tensor as far as rules look at single axes."""
+
+
 def _same_dim(a: Dim | None, b: Dim | None) -> bool:
     return a is not None and b is not None and (a is b or dims.prove_eq(a, b) is True)
 
@@ -249,3 +253,17 @@ def range_of_scalars(m: Match, rw: Rewriter) -> bool:
             rw.set_operand(m.root, i, rw.reshape(value, rw.const(np.zeros(0, np.int64))))
             changed = True
     return changed or rw.fail("its operands are scalars, as far as known")
+
+
+@rewrite("squeeze", "unsqueeze", exact=True)
+def sort_axes(m: Match, rw: Rewriter) -> bool:
+    """squeeze(x, [2, 1]) => squeeze(x, [1, 2]); onnx's shape inference needs them in order."""
+    axes = const_tensor(m.root.operand("axes"))
+    if axes is None or axes.size < 2 or axes.size > MAX_RANK:
+        return False
+    given = [int(a) for a in axes.numpy().reshape(-1)]
+    if min(given) < 0 or given == sorted(given):
+        return rw.fail("the axes {} are sorted, or counted from the back", given)
+    rw.permit()
+    rw.set_operand(m.root, 1, rw.const(np.asarray(sorted(given), np.int64)))
+    return True
