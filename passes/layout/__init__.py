@@ -27,6 +27,7 @@ class Layout(RewritePass, name="layout"):
     rule_modules: ClassVar[tuple[str, ...]] = (
         "lepton_ir.passes.canonicalize.views",
         "lepton_ir.passes.layout.moves",
+        "lepton_ir.passes.layout.reshapes",
     )
 
     def run(self, module: Module, ctx: PassContext) -> None:
