@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir.ir import Op
 from lepton_ir.pipeline import Pass
-from lepton_ir.tensors import Tensor, same_content
+from lepton_ir.tensors import ElidedTensor, ExternalTensor, Tensor, same_content
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _SMALL = 256
 """Bytes up to which a constant's data itself is its key."""
+
+_HASHED = 1 << 16
+"""Bytes up to which a hash is: larger constants are few enough to be compared."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +101,24 @@ def _const_twin(op: Op, table: Table) -> Op | None:
     head = ("const", tensor.dtype, tensor.shape)
     if tensor.nbytes <= _SMALL and tensor.dtype.kind != "string":
         try:
-            key = (*head, tensor.numpy().tobytes())
+            key: tuple[Any, ...] = (*head, tensor.numpy().tobytes())
         except Exception:  # an elided constant has no data to compare
             return None
         found: Op = table.setdefault(key, op)
         return found
+    head = (*head, _sample(tensor))
     bucket: list[Op] = table.get(head) or []
     for earlier in bucket:
         if same_content(earlier.attrs["value"], tensor):
             return earlier
     table[head] = [*bucket, op]
     return None
+
+
+def _sample(tensor: Tensor) -> str | bytes:
+    """Return what keeps constants apart that are not equal, so that few are compared in full."""
+    if isinstance(tensor, ExternalTensor):
+        return tensor.fingerprint()
+    if tensor.nbytes <= _HASHED or isinstance(tensor, ElidedTensor):
+        return tensor.digest()
+    return bytes(memoryview(next(tensor.chunks())).cast("B")[:_SMALL])

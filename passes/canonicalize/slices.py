@@ -97,31 +97,42 @@ def _axis(op: Op) -> int | None:
     return None if rank is None else axis % rank
 
 
+def _joins(value: Value | None, axis: int) -> Op | None:
+    """Return the concat along ``axis`` that makes ``value`` for a single reader."""
+    producer = None if value is None else value.op
+    if value is None or producer is None or producer.name != "concat" or value.use_count != 1:
+        return None
+    return producer if not producer.has_attr_refs and _axis(producer) == axis else None
+
+
 @rewrite("concat", exact=True)
 def flatten_concat(m: Match, rw: Rewriter) -> bool:
-    """concat(concat(a, b), c) on one axis => concat(a, b, c)."""
-    axis = _axis(m.root)
+    """concat(concat(a, b), c) on one axis => concat(a, b, c).
+
+    Only the last of a chain takes the others in, all at once: the work is linear in its length.
+    """
+    root = m.root
+    axis = _axis(root)
+    if axis is None or not any(_joins(v, axis) for v in root.operands):
+        return False
+    use = root.result.first_use
+    if use is not None and use.op.name == "concat" and _joins(root.result, axis) is not None:
+        outer = use.op
+        if not outer.has_attr_refs and _axis(outer) == axis:
+            return False
     operands: list[Value | None] = []
     inner: list[Op] = []
-    for value in m.root.operands:
-        producer = None if value is None else value.op
-        if (
-            value is not None
-            and producer is not None
-            and producer.name == "concat"
-            and value.use_count == 1
-            and not producer.has_attr_refs
-            and axis is not None
-            and _axis(producer) == axis
-        ):
-            inner.append(producer)
-            operands += producer.operands
-        else:
+    pending: list[Value | None] = list(reversed(root.operands))
+    while pending:
+        value = pending.pop()
+        producer = _joins(value, axis)
+        if producer is None:
             operands.append(value)
-    if not inner:
-        return False
+        else:
+            inner.append(producer)
+            pending.extend(reversed(producer.operands))
     rw.also(*inner)
-    return rw.replace(m.root, rw.concat(*operands, axis=axis))
+    return rw.replace(root, rw.concat(*operands, axis=axis))
 
 
 @rewrite("concat", exact=True)
