@@ -262,6 +262,18 @@ def maximum(a: Dim, b: Dim, *more: Dim) -> Dim:
     return _extremum("max", (a, b, *more))
 
 
+def _is_capped(dim: DimExpr, others: list[DimExpr]) -> bool:
+    """Whether `dim` is `min(x, c)` with a positive int c, for an x among `others`.
+
+    Where it is not x, x exceeds c and is at least 2: both broadcast only if `dim` is 1.
+    """
+    atom = single_atom(dim)
+    if atom is None or atom.kind != "min" or len(atom.args) != 2:
+        return False
+    caps = [arg for arg in atom.args if isinstance(arg, int)]
+    return len(caps) == 1 and caps[0] >= 1 and any(arg in others for arg in atom.args)
+
+
 def broadcast(a: Dim, b: Dim, *more: Dim) -> Dim:
     """Returns the dimension that NumPy broadcasting gives.
 
@@ -283,4 +295,5 @@ def broadcast(a: Dim, b: Dim, *more: Dim) -> Dim:
         return ints[0]
     exprs = [dim for dim in flat if isinstance(dim, DimExpr)]
     exprs = [dim for dim in exprs if (interval(dim)[0] or 0) >= 2] or exprs
+    exprs = [dim for dim in exprs if not _is_capped(dim, exprs)]
     return exprs[0] if len(exprs) == 1 else atom_expr("broadcast", "", tuple(_sorted_args(exprs)))

@@ -295,6 +295,8 @@ def test_odd_names(name: str) -> None:
         (broadcast(N, M), "broadcast(M,N)"),
         (broadcast(broadcast(N, M), broadcast(H, N)), "broadcast(H,M,N)"),
         (broadcast(N, 8), "8"),
+        (broadcast(minimum(N, 5), N), "N"),
+        (broadcast(minimum(N, 5), M), "broadcast(M,min(N,5))"),
         (broadcast(1, N), "N"),
         (broadcast(N, N), "N"),
         (broadcast(N, M + 2), "M+2"),

@@ -183,8 +183,8 @@ class _Reshape:
         """Return the one dim left over: the number of elements over the product of the others."""
         if self.x is None:
             return None
-        # A -1 beside a 0-sized dim is refused at run time unless allowzero.
-        nonzero = index in self.wild and not self.allowzero
+        # A -1 beside a 0-sized dim is refused at run time, with allowzero by the specification.
+        nonzero = index in self.wild
         kept = [
             d for i, d in enumerate(result) if i != index and not (nonzero and i in self.copied)
         ]
