@@ -80,6 +80,9 @@ def _swap_blocks(a: Block, b: Block) -> None:
 _MERGE_WINDOW = 16
 """Operations looked through for a neighbouring ``if`` on the same condition."""
 
+_MAX_MERGED = 32
+"""Results of an ``if`` that is merged once more: each merge moves what all before it gathered."""
+
 
 @rewrite("if", exact=True)
 def merge_branches(m: Match, rw: Rewriter) -> bool:
@@ -88,7 +91,7 @@ def merge_branches(m: Match, rw: Rewriter) -> bool:
     The first moves down to the second, so its results may be read only from there on.
     """
     first = m.root
-    if first.block is None or first.has_attr_refs:
+    if first.block is None or first.has_attr_refs or len(first.results) > _MAX_MERGED:
         return False
     second = first.next
     for _ in range(_MERGE_WINDOW):
