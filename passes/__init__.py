@@ -18,6 +18,7 @@ TABLE: dict[str, str] = {
     "inline": "lepton_ir.passes.inline:Inline",
     "layout": "lepton_ir.passes.layout:Layout",
     "legalize": "lepton_ir.passes.legalize:Legalize",
+    "merge_parallel": "lepton_ir.passes.fuse.parallel:MergeParallel",
     "quant": "lepton_ir.passes.quant:Quant",
     "shapes": "lepton_ir.passes.shapes:Shapes",
     "O1": "lepton_ir.passes.pipelines:O1",

@@ -30,6 +30,7 @@ class Canonicalize(RewritePass, name="canonicalize"):
         "lepton_ir.passes.canonicalize.control",
         "lepton_ir.passes.canonicalize.ranks",
         "lepton_ir.passes.canonicalize.signs",
+        "lepton_ir.passes.canonicalize.states",
     )
 
     def run(self, module: Module, ctx: PassContext) -> None:
