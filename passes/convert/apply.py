@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lepton_ir.builder import Builder
 from lepton_ir.diagnostics import NOWHERE, Location
 from lepton_ir.infer import const_tensor, infer_op
 from lepton_ir.passes.convert.payload import converted
 from lepton_ir.passes.convert.plan import ASKED, CASTS, RANGE, TARGET, UNSUITED
-from lepton_ir.tensors import ElidedTensor
+from lepton_ir.tensors import DenseTensor, ElidedTensor, Tensor
 from lepton_ir.types import TensorType, Type
 
 if TYPE_CHECKING:
@@ -182,8 +184,10 @@ class Applier:
         for i, value in enumerate(op.operands):
             if value is None:
                 continue
-            if i in slots or (is_return and not plan.keep_io and self._changes(value)):
+            if i in slots:
                 op.set_operand(i, self._in_low(value, op))
+            elif is_return and not plan.keep_io and self._changes(value):
+                op.set_operand(i, self._returned(value, op))
             elif value in self.former:
                 op.set_operand(i, self._in_wide(value, op, is_return))
             elif op in stored and i in stored[op]:
@@ -208,6 +212,20 @@ class Applier:
                 self.low[value].meta = value.meta
             self.low[value].name = _suffixed(value.name, self.plan.dtype)
         return self.low[value]
+
+    def _returned(self, value: Value, reader: Op) -> Value:
+        """Return an output in 16 bits, with the name of the output."""
+        known = value in self.low
+        low = self._in_low(value, reader)
+        if not known and low is not value and value.op is not None and value.op.name != "const":
+            low.name, value.name = value.name, _suffixed(value.name, self._wide_type(value))
+            low.declared = _with_dtype(value.declared, self.plan.dtype)
+            low.meta, value.declared, value.meta = value.meta, None, None
+        return low
+
+    def _wide_type(self, value: Value) -> DType:
+        assert value.dtype is not None
+        return value.dtype
 
     def _in_wide(self, value: Value, reader: Op, returned: bool) -> Value:
         """Return a value in 16 bits in its former type."""
@@ -251,7 +269,7 @@ class Applier:
             return Builder(maker.block, maker.next, where)
         block = value.producer
         assert not hasattr(block, "operands")
-        return Builder(block, block.first, where)  # type: ignore[arg-type, union-attr]
+        return Builder(block, block.first, where)
 
     def _inherit_name(self, old: Value) -> None:
         """Give the 16-bit form of a constant that is gone its name."""
@@ -260,12 +278,9 @@ class Applier:
             low.name = old.name
 
 
-def _fill(op: Op):  # type: ignore[no-untyped-def]
-    import numpy as np
-
-    from lepton_ir.tensors import DenseTensor
-
-    return op.attr("value") or DenseTensor(np.zeros(1, np.float32))
+def _fill(op: Op) -> Tensor:
+    value: Tensor | None = op.attr("value")
+    return DenseTensor(np.zeros(1, np.float32)) if value is None else value
 
 
 def _suffixed(name: str | None, dtype: DType) -> str | None:

@@ -95,6 +95,17 @@ WIDE_OPERANDS: dict[str, frozenset[str]] = {
 DIVISORS: dict[str, int] = {"div": 1, "reciprocal": 0, "log": 0}
 """Operand that must not become 0."""
 
+GUARDS = frozenset({"add", "clip", "max", "sub", "where"})
+"""Operations that keep a divisor away from 0 with a tiny constant."""
+
+GUARDED = frozenset(
+    {
+        *("expand", "identity", "max", "pow", "reciprocal", "reshape", "slice", "sqrt"),
+        *("squeeze", "transpose", "unsqueeze"),
+    }
+)
+"""Operations between such a guard and the division: their results are tiny, or huge, as well."""
+
 ANGLES = frozenset({"sin", "cos"})
 """Periodic functions: the absolute error of their operand counts, which f16 does not bound."""
 
@@ -122,7 +133,16 @@ def is_unsuited(op: Op) -> bool:
     name = op.name
     if op.definition is None or op.regions or op.has_attr_refs or name in UNSUITED:
         return True
-    return any(part in name for part in ("qlinear", "quantize", "integer", "nbits", "sequence"))
+    parts = ("qlinear", "quantize", "integer", "nbits", "sequence")
+    return name != "reverse_sequence" and any(part in name for part in parts)
+
+
+def touches_quantized(op: Op) -> bool:
+    """Return whether ``op`` stands between the pairs of a quantized model."""
+    makers = (v.op for v in op.operands if v is not None)
+    if any(maker is not None and maker.name == "dequantize_linear" for maker in makers):
+        return True
+    return any(use.op.name == "quantize_linear" for r in op.results for use in r.uses)
 
 
 LARGE = 1 << 16

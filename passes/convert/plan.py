@@ -11,10 +11,13 @@ from lepton_ir.infer import const_tensor
 from lepton_ir.passes.convert.bounds import UNKNOWN, find_bounds
 from lepton_ir.passes.convert.facts import (
     DIVISORS,
+    GUARDED,
+    GUARDS,
     SENSITIVE,
     carries_digits,
     is_constant,
     is_unsuited,
+    touches_quantized,
     wants_digits,
     wide_slots,
 )
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from lepton_ir.dtypes import DType
     from lepton_ir.ir import Module, Op, Value
     from lepton_ir.passes.convert import Convert
+    from lepton_ir.passes.convert.bounds import Interval
     from lepton_ir.passes.convert.ranges import Range
 
 UNSUITED, ASKED, SENSITIVITY, TARGET, RANGE, DIGITS, CASTS = (
@@ -100,6 +104,7 @@ class Planner:
         self.plan = Plan(dtype, options.wide_types(), options.keep_io)
         self.trial = Trial(module, ctx, dtype, options.kernels == "runtime")
         self._stats: dict[int, Stats | None] = {}
+        self._guards: set[Value] = set()
         self._collect()
 
     def _collect(self) -> None:
@@ -135,17 +140,15 @@ class Planner:
         self._by_digits()
         bounds = find_bounds(self.module.main.walk(), self.stats)
         for op in self.plan.ops:
-            reason = self._by_kind(op) or self._by_constant(op)
-            if reason is None:
-                reason = self.plan.kept.get(op) or self._by_range(op, ranges or {})
-            if reason is None:
-                for value in self.plan.floats(op):
-                    found = bounds.get(value, UNKNOWN)
-                    if not is_constant(value) and found.magnitude > self.limits.largest:
-                        reason = Reason(RANGE, _reaches(value, found.magnitude, "can reach"))
-            if reason is None:
-                refusal = self.trial.refusal(op, self.plan)
-                reason = Reason(TARGET, refusal) if refusal else None
+            reason = (
+                self._by_guard(op)
+                or self._by_kind(op)
+                or self._by_constant(op)
+                or self.plan.kept.get(op)
+                or self._by_range(op, ranges or {})
+                or self._by_bounds(op, bounds)
+                or self._by_target(op)
+            )
             if reason is not None:
                 self.plan.kept[op] = reason
         self.plan.low = {op for op in self.plan.ops if op not in self.plan.kept}
@@ -157,6 +160,8 @@ class Planner:
             return Reason(UNSUITED, op.name)
         if any(v is not None and v.dtype is None for v in op.operands):
             return Reason(UNSUITED, "the type of an operand is unknown")
+        if touches_quantized(op):
+            return Reason(UNSUITED, "the runtime fuses it with quantization")
         if not self.plan.slots[op] and op.name not in ("cast", "constant_of_shape"):
             return Reason(UNSUITED, op.name)
         if op.name == "cast" and not self._cast_fits(op):
@@ -181,10 +186,32 @@ class Planner:
     def _cast_fits(self, op: Op) -> bool:
         """Return whether a cast from integers is exact in 16 bits, too."""
         source = op.operands[0]
-        if source is None or source.dtype is None or not source.dtype.is_integer:
+        if source is None or source.dtype is None or source.dtype.kind == "string":
+            return False
+        if not source.dtype.is_integer:
             return True
         digits = source.dtype.bits - (source.dtype.kind == "int")
         return digits <= (11 if self.plan.dtype.name == "f16" else 8)
+
+    def _by_guard(self, op: Op) -> Reason | None:
+        """Keep what reads a sum with an epsilon, up to the division that it protects."""
+        held = next((v for v in self.plan.floats(op) if v in self._guards), None)
+        if held is None:
+            return None
+        if op.name in GUARDED:
+            self._guards.update(op.results)
+        return Reason(RANGE, f"{held.name or 'an operand'} may be as small as an epsilon")
+
+    def _by_bounds(self, op: Op, bounds: dict[Value, Interval]) -> Reason | None:
+        for value in self.plan.floats(op):
+            magnitude = bounds.get(value, UNKNOWN).magnitude
+            if not is_constant(value) and magnitude > self.limits.largest:
+                return Reason(RANGE, _reaches(value, magnitude, "can reach"))
+        return None
+
+    def _by_target(self, op: Op) -> Reason | None:
+        refusal = self.trial.refusal(op, self.plan)
+        return Reason(TARGET, refusal) if refusal else None
 
     def _by_constant(self, op: Op) -> Reason | None:
         limits = self.limits
@@ -198,6 +225,8 @@ class Planner:
             if held.overflowing:
                 return Reason(RANGE, _reaches(value, held.magnitude, "holds"))
             if 0 < held.magnitude < limits.normal:
+                if op.name in GUARDS:
+                    self._guards.update(op.results)
                 return Reason(RANGE, _reaches(value, held.magnitude, "holds no more than"))
         if op.name == "constant_of_shape":
             fill = op.attr("value")
