@@ -120,9 +120,9 @@ class Session:
             self.problem = f"{self.kind} cannot load the source: {_first_line(error)}"
             return {"problem": self.problem}
         if request.get("feeds"):
-            error = self._run_given(source, request["feeds"])
-            if error is not None:
-                return {"error": error}
+            broken = self._run_given(source, request["feeds"])
+            if broken is not None:
+                return {"error": broken}
         else:
             draws = int(request.get("draws", 2))
             self._run_drawn(source, inputs, draws, request.get("sizes") or {})

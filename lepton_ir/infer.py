@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lepton_ir import dims, dtypes
 from lepton_ir.diagnostics import InvalidModelError, VerifyError
 from lepton_ir.ir import AttrRef, Block, Function, Op, Region, Value
-from lepton_ir.types import UNKNOWN, TensorType, Type, TypeMismatchError, meet
+from lepton_ir.types import UNKNOWN, Type, TypeMismatchError, meet
 
 if TYPE_CHECKING:
     import numpy as np

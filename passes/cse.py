@@ -98,10 +98,10 @@ def _const_twin(op: Op, table: Table) -> Op | None:
     tensor = op.attrs["value"]
     if not isinstance(tensor, Tensor):
         return None
-    head = ("const", tensor.dtype, tensor.shape)
+    head: tuple[Any, ...] = ("const", tensor.dtype, tensor.shape)
     if tensor.nbytes <= _SMALL and tensor.dtype.kind != "string":
         try:
-            key: tuple[Any, ...] = (*head, tensor.numpy().tobytes())
+            key = (*head, tensor.numpy().tobytes())
         except Exception:  # an elided constant has no data to compare
             return None
         found: Op = table.setdefault(key, op)
