@@ -31,6 +31,8 @@ class Canonicalize(RewritePass, name="canonicalize"):
         "lepton_ir.passes.canonicalize.ranks",
         "lepton_ir.passes.canonicalize.signs",
         "lepton_ir.passes.canonicalize.states",
+        "lepton_ir.passes.canonicalize.reductions",
+        "lepton_ir.passes.canonicalize.pieces",
     )
 
     def run(self, module: Module, ctx: PassContext) -> None:
