@@ -23,12 +23,6 @@ EPSILON = 9.999999747378752e-06
 """The default epsilon of every normalization: 1e-5 as the float32 that files hold."""
 
 
-def widen(x: Array) -> Array:
-    """Return ``x`` in the type it is computed in: float32 for narrower floats, else its own."""
-    narrow = x.dtype.itemsize < 4 and x.dtype.kind in "fV"
-    return x.astype(np.float32) if narrow else x
-
-
 def common_dtype(ctx: InferContext, *names: str) -> DType | None:
     """Return the element type that the named operands share, ``None`` when all are unknown.
 

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir import dims, opdef
-from lepton_ir.ops._nn import Array, widen
+from lepton_ir import opdef
+from lepton_ir.ops import _shapes
+from lepton_ir.ops._nn import Array
+from lepton_ir.ops._numeric import widen
+from lepton_ir.ops._shapes import broadcast_dim
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,37 +40,13 @@ def first_dtype(ctx: InferContext, *names: str) -> DType | None:
     return next((d for d in map(ctx.dtype, names) if d is not None), None)
 
 
-def broadcast_dim(a: Dim | None, b: Dim | None) -> Dim | None:
-    """Return the dim of two broadcast dims, ``None`` when it is not certain.
-
-    Raises:
-        ValueError: two known sizes do not broadcast.
-    """
-    if a is b or b == 1:
-        return a
-    if a == 1:
-        return b
-    if a is None or b is None:
-        known = b if a is None else a
-        return known if isinstance(known, int) else None
-    return dims.broadcast(a, b)
-
-
 def broadcast_shapes(*shapes: Shape | None) -> Shape | None:
     """Return the shape of several broadcast shapes, ``None`` when a rank is unknown.
 
     Raises:
         ValueError: known sizes do not broadcast.
     """
-    result: Shape = ()
-    for shape in shapes:
-        if shape is None:
-            return None
-        rank = max(len(result), len(shape))
-        left = (1,) * (rank - len(result)) + result
-        right = (1,) * (rank - len(shape)) + shape
-        result = tuple(map(broadcast_dim, left, right))
-    return result
+    return _shapes.broadcast_shapes(shapes)
 
 
 def scalar(x: Array, what: str) -> int:

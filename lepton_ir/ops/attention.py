@@ -21,8 +21,8 @@ from lepton_ir.ops._nn import (
     plain_type,
     require_dtype,
     require_equal,
-    widen,
 )
+from lepton_ir.ops._numeric import widen
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:

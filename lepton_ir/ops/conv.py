@@ -19,8 +19,8 @@ from lepton_ir.ops._nn import (
     merged,
     require_equal,
     require_vector,
-    widen,
 )
+from lepton_ir.ops._numeric import widen
 from lepton_ir.ops._window import Window
 from lepton_ir.types import TensorType
 

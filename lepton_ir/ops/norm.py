@@ -25,8 +25,8 @@ from lepton_ir.ops._nn import (
     require_dtype,
     require_rank,
     require_vector,
-    widen,
 )
+from lepton_ir.ops._numeric import widen
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:

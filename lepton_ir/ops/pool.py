@@ -10,7 +10,8 @@ import numpy as np
 from lepton_ir import dims, dtypes
 from lepton_ir.opdef import Bool, Float, Int, Ints, Str, op
 from lepton_ir.ops import _window
-from lepton_ir.ops._nn import Array, common_dtype, merged, narrow, widen
+from lepton_ir.ops._nn import Array, common_dtype, merged, narrow
+from lepton_ir.ops._numeric import widen
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lepton_ir.opdef import Bool, Float, Floats, Int, Str, Strs, op
-from lepton_ir.ops._nn import (
-    Array,
-    common_dtype,
-    dim_div,
-    first_known,
-    require_equal,
-    widen,
-)
+from lepton_ir.ops._nn import Array, common_dtype, dim_div, first_known, require_equal
+from lepton_ir.ops._numeric import widen
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:

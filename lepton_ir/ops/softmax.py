@@ -22,8 +22,8 @@ from lepton_ir.ops._nn import (
     require_axis,
     require_dtype,
     require_rank,
-    widen,
 )
+from lepton_ir.ops._numeric import widen
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from lepton_ir import dims
 from lepton_ir.dims import Dim
 from lepton_ir.infer import const_tensor
 from lepton_ir.ir import Op, Value
+from lepton_ir.ops._shapes import broadcast_shapes
 from lepton_ir.pattern import Match, P, attr, const, var
 from lepton_ir.rewrite import Rewriter, refines, rewrite
 from lepton_ir.types import TensorType
@@ -176,7 +177,7 @@ def drop_expand(m: Match, rw: Rewriter) -> bool:
         source = producer.operands[0]
         assert source is not None
         others = [v for j, v in enumerate(op.operands) if j != i and v is not None]
-        shape = _broadcast_all([source, *others])
+        shape = broadcast_all([source, *others])
         result = op.result.shape
         if shape is None or result is None or len(shape) != len(result):
             continue
@@ -189,28 +190,12 @@ def drop_expand(m: Match, rw: Rewriter) -> bool:
     return False
 
 
-def _broadcast_all(values: list[Value]) -> list[Dim | None] | None:
-    """Shape of the broadcast, with dims only where they are certain."""
-    shapes = [v.shape for v in values]
-    if any(s is None for s in shapes):
+def broadcast_all(values: list[Value]) -> tuple[Dim | None, ...] | None:
+    """Return the shape of the broadcast, with dims only where they are certain."""
+    try:
+        return broadcast_shapes([v.shape for v in values])
+    except ValueError:
         return None
-    rank = max(len(s) for s in shapes if s is not None)
-    out: list[Dim | None] = []
-    for i in range(rank):
-        dim: Dim | None = 1
-        for s in shapes:
-            assert s is not None
-            j = i - (rank - len(s))
-            d = s[j] if j >= 0 else 1
-            if d is None or dim is None:
-                dim = None
-            else:
-                try:
-                    dim = dims.broadcast(dim, d)
-                except (dims.DimTooComplex, ValueError):
-                    dim = None
-        out.append(dim)
-    return out
 
 
 @rewrite("unsqueeze", exact=True)
