@@ -33,6 +33,8 @@ class Canonicalize(RewritePass, name="canonicalize"):
         "lepton_ir.passes.canonicalize.states",
         "lepton_ir.passes.canonicalize.reductions",
         "lepton_ir.passes.canonicalize.pieces",
+        "lepton_ir.passes.canonicalize.operators",
+        "lepton_ir.passes.canonicalize.regions",
     )
 
     def run(self, module: Module, ctx: PassContext) -> None:
