@@ -61,6 +61,8 @@ class OnnxTarget:
             return f"{op.name} exists only in domain {plan.row.domain}, which the model has not"
         if op.loc.is_source:
             return True
+        if plan.row.contrib and not self.contrib:
+            return f"{op.name} exists only in onnxruntime"
         fits = _types_fit(plan, inputs)
         return fits if fits is not True else _is_computed(plan, inputs, opsets[""])
 
@@ -69,6 +71,8 @@ class OnnxTarget:
         opsets = opsets_of(module, None, None)
         for plan in export_plans(name, opset_key(opsets)):
             if plan.row.domain and not self.contrib and plan.row.domain not in opsets:
+                continue
+            if plan.row.contrib and not self.contrib:
                 continue
             if all(_can_say(plan, key, value) for key, value in attrs.items()):
                 return True

@@ -303,6 +303,7 @@ class Row:
             replaced); it is read in all that have it.
         since: the row is read and written only from this opset on; older nodes stay opaque.
         without: attributes of the operation that an operator without a schema does not have.
+        contrib: onnxruntime registers the operator in a domain whose specification has it not.
     """
 
     domain: str
@@ -312,6 +313,7 @@ class Row:
     until: int = 1 << 30
     since: int = 0
     without: tuple[str, ...] = ()
+    contrib: bool = False
 
 
 class Plan:
@@ -472,7 +474,7 @@ def _resolve(row: Row, version: int) -> Plan | None:
     definition = opdef.lookup(row.name)
     if definition is None:
         return None
-    if known_domain(row.domain):
+    if known_domain(row.domain) and not row.contrib:
         found = facts(row.domain, row.op_type, version)
     else:
         found = _facts_of_definition(definition, row.without)

@@ -328,6 +328,11 @@ MICROSOFT = "com.microsoft"
 MICROSOFT_SAME: tuple[Row, ...] = (Row(MICROSOFT, "Gelu", "gelu", without=("approximate",)),)
 """Operators of onnxruntime that mean the same as a standard operation."""
 
+MICROSOFT_IN_ONNX: tuple[Row, ...] = (
+    Row("", "SimplifiedLayerNormalization", "ms_simplified_layer_normalization", contrib=True),
+)
+"""Operators of onnxruntime that it registers in the default domain."""
+
 
 def all_rows() -> Iterator[Row]:
     """Yield every row; those written first come first."""
@@ -344,6 +349,7 @@ def all_rows() -> Iterator[Row]:
         yield Row("", op_type, snake_case(op_type), changes, since=since)
     yield from OLD_OPERATORS
     yield from MICROSOFT_SAME
+    yield from MICROSOFT_IN_ONNX
     defined = opdef.load_all()
     for op_type in MICROSOFT_OPERATORS:
         name = f"ms_{snake_case(op_type)}"
@@ -367,7 +373,7 @@ _MICROSOFT_NAMES = """
     QMoE QOrderedAttention QOrderedGelu QOrderedLayerNormalization QOrderedLongformerAttention
     QOrderedMatMul QuantizeBFP QuantizeLinear QuantizeWithOrder QuickGelu Range ReduceSumInteger
     RelativePositionBias RemovePadding RestorePadding Rfft RotaryEmbedding SampleOp Sampling
-    SimplifiedLayerNormalization SkipGroupNorm SkipLayerNormalization
+    SkipGroupNorm SkipLayerNormalization
     SkipSimplifiedLayerNormalization SparseAttention SparseToDenseMatMul Tokenizer
     TorchEmbedding TransposeMatMul Trilu UnfoldTensor Unique WhisperBeamSearch WordConvEmbedding
    

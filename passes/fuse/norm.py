@@ -60,7 +60,7 @@ def _inverse_deviation(scan: Scan, value: Value) -> tuple[Value, float] | None:
     return scan.with_number(op.operands[0], "add")
 
 
-def _quotients(m: Match) -> Iterator[tuple[Scan, Value, Value, float]]:
+def quotients(m: Match) -> Iterator[tuple[Scan, Value, Value, float]]:
     """Yield scan, d, v and epsilon where the root is ``d / sqrt(v + epsilon)``."""
     a, b = m.root.operands
     if a is None or b is None:
@@ -78,7 +78,8 @@ def _quotients(m: Match) -> Iterator[tuple[Scan, Value, Value, float]]:
             yield scan, d, *found
 
 
-def _ones(rw: Rewriter, shape: list[int], dtype: DType) -> Value:
+def ones(rw: Rewriter, shape: list[int], dtype: DType) -> Value:
+    """Build a constant of ones."""
     return rw.const(SplatTensor(1.0, dtype, tuple(shape)))
 
 
@@ -104,7 +105,7 @@ def _normalized(
         return rw.fail("the opset has no {}", name)
     if not scan.settles_on(x, rw):
         return False
-    scale = _ones(rw, sizes, x.dtype)
+    scale = ones(rw, sizes, x.dtype)
     made = rw.build(name, x, scale, axis=-k, epsilon=f32(epsilon))
     return settle(rw, m.root, made.result)
 
@@ -115,7 +116,7 @@ def fuse_layer_norm(m: Match, rw: Rewriter) -> bool:
 
     Squares by pow or mul, the quotient by div, reciprocal or pow(-0.5).
     """
-    for scan, d, v, epsilon in _quotients(m):
+    for scan, d, v, epsilon in quotients(m):
         square = mean_of_squares(scan, v)
         centered = scan.op(d, "sub")
         if square is None or centered is None or square[0] is not d:
@@ -131,7 +132,7 @@ def fuse_layer_norm(m: Match, rw: Rewriter) -> bool:
 @rewrite("div", "mul")
 def fuse_rms_norm(m: Match, rw: Rewriter) -> bool:
     """(x / sqrt(mean(x ** 2) + eps)) over the last axes => rms_normalization."""
-    for scan, d, v, epsilon in _quotients(m):
+    for scan, d, v, epsilon in quotients(m):
         square = mean_of_squares(scan, v)
         if square is None or square[0] is not d:
             continue
@@ -139,7 +140,8 @@ def fuse_rms_norm(m: Match, rw: Rewriter) -> bool:
     return False
 
 
-def _is_one(value: Value | None) -> bool:
+def is_one(value: Value | None) -> bool:
+    """Return whether ``value`` is a constant of ones."""
     tensor = const_tensor(value)
     if tensor is None or tensor.size == 0:
         return False
@@ -147,14 +149,15 @@ def _is_one(value: Value | None) -> bool:
     return splat is not None and bool(splat == 1)
 
 
-def _only_norm(value: Value | None, *names: str) -> Op | None:
+def only_norm(value: Value | None, *names: str) -> Op | None:
+    """Return the normalization that makes ``value`` for one user, with no other result."""
     op = made_by(value, *names)
     if op is None or value is None or not sole_user(value) or len(op.results) != 1:
         return None
     return op
 
 
-def _covers(value: Value, norm: Op) -> bool:
+def covers(value: Value, norm: Op) -> bool:
     """Whether ``value`` has exactly the shape of the normalized axes, proven."""
     scale = norm.operands[1]
     assert scale is not None
@@ -167,8 +170,8 @@ def _covers(value: Value, norm: Op) -> bool:
 @rewrite("cast")
 def cast_around_norm(m: Match, rw: Rewriter) -> bool:
     """cast(norm(cast(x, to=f32), 1), to=f16) => norm(x, 1) in f16, computed in f32."""
-    norm = _only_norm(m.root.operands[0], *_NORMS)
-    if norm is None or not _is_one(norm.operands[1]) or len(norm.operands) > 2:
+    norm = only_norm(m.root.operands[0], *_NORMS)
+    if norm is None or not is_one(norm.operands[1]) or len(norm.operands) > 2:
         return False
     inner = made_by(norm.operands[0], "cast")
     to = m.root.attr("to")
@@ -181,8 +184,8 @@ def cast_around_norm(m: Match, rw: Rewriter) -> bool:
     tensor = const_tensor(scale)
     assert tensor is not None
     rw.also(norm, inner)
-    ones = _ones(rw, list(tensor.shape), to)
-    made = rw.build(norm.name, x, ones, **norm.all_attrs())
+    unit = ones(rw, list(tensor.shape), to)
+    made = rw.build(norm.name, x, unit, **norm.all_attrs())
     return settle(rw, m.root, made.result)
 
 
@@ -190,13 +193,13 @@ def cast_around_norm(m: Match, rw: Rewriter) -> bool:
 def scale_into_norm(m: Match, rw: Rewriter) -> bool:
     """norm(x, 1) * s => norm(x, s) for an s of the shape of the normalized axes."""
     for i in (0, 1):
-        norm = _only_norm(m.root.operands[i], *_NORMS)
+        norm = only_norm(m.root.operands[i], *_NORMS)
         scale = m.root.operands[1 - i]
         if norm is None or scale is None or len(norm.operands) > 2:
             continue
-        if not _is_one(norm.operands[1]):
+        if not is_one(norm.operands[1]):
             continue
-        if not _covers(scale, norm):
+        if not covers(scale, norm):
             return rw.fail("{} is not proven to have the shape of the normalized axes", scale)
         rw.also(norm)
         made = rw.build(norm.name, norm.operands[0], scale, **norm.all_attrs())
@@ -208,11 +211,11 @@ def scale_into_norm(m: Match, rw: Rewriter) -> bool:
 def bias_into_norm(m: Match, rw: Rewriter) -> bool:
     """layer_normalization(x, s) + b => layer_normalization(x, s, b), b shaped like s."""
     for i in (0, 1):
-        norm = _only_norm(m.root.operands[i], "layer_normalization")
+        norm = only_norm(m.root.operands[i], "layer_normalization")
         bias = m.root.operands[1 - i]
         if norm is None or bias is None or len(norm.operands) > 2:
             continue
-        if not _covers(bias, norm):
+        if not covers(bias, norm):
             return rw.fail("{} is not proven to have the shape of the normalized axes", bias)
         rw.also(norm)
         made = rw.layer_normalization(*norm.operands, bias, **norm.all_attrs())

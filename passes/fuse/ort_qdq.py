@@ -1,0 +1,131 @@
+"""Statically quantized convolutions: integers in, integers out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_ir import dtypes
+from lepton_ir.infer import const_array
+from lepton_ir.passes.fuse._match import made_by, settle, sole_user
+from lepton_ir.passes.fuse.ort_common import contrib, wants_contrib
+from lepton_ir.rewrite import rewrite
+
+if TYPE_CHECKING:
+    from lepton_ir.ir import Op, Value
+    from lepton_ir.pattern import Match
+    from lepton_ir.rewrite import Rewriter
+
+_CODES = (dtypes.U8, dtypes.I8)
+
+
+def _one_number(value: Value | None) -> bool:
+    found = const_array(value)
+    return found is not None and found.size == 1 and found.ndim <= 1
+
+
+def _per_tensor(op: Op | None) -> bool:
+    """Whether a (de)quantization has one constant scale and zero point for all, of 8-bit codes."""
+    if op is None or len(op.operands) < 3 or not _one_number(op.operands[1]):
+        return False
+    zero = op.operands[2]
+    return _one_number(zero) and zero is not None and zero.dtype in _CODES
+
+
+def _codes(op: Op) -> Value:
+    codes = op.operands[0]
+    assert codes is not None
+    return codes
+
+
+def _scale_of(op: Op, index: int = 1) -> np.ndarray[Any, Any] | None:
+    found = const_array(op.operands[index])
+    return None if found is None else found.astype(np.float64).reshape(-1)
+
+
+def _weight(op: Op | None) -> bool:
+    """Whether a weight has one scale, or one an output channel, and zero points like it."""
+    if op is None or op.attr("block_size") or len(op.operands) < 3 or op.operands[0] is None:
+        return False
+    scale, zero = const_array(op.operands[1]), const_array(op.operands[2])
+    codes = op.operands[0]
+    if scale is None or zero is None or codes.dtype not in _CODES or not codes.shape:
+        return False
+    if scale.size > 1 and (op.attr("axis") != 0 or scale.shape != (codes.shape[0],)):
+        return False
+    if scale.shape != zero.shape or (zero.size > 1 and (zero != zero[0]).any()):
+        return False
+    return codes.dtype is dtypes.I8 or zero.size == 1
+
+
+def _bias(op: Op | None, x: Op, w: Op) -> bool:
+    """Whether a bias has the product of the scales of x and w, and zero point 0."""
+    if op is None or op.operands[0] is None or op.operands[0].dtype is not dtypes.I32:
+        return False
+    scale, left, right = _scale_of(op), _scale_of(x), _scale_of(w)
+    if scale is None or left is None or right is None or scale.size not in (1, right.size):
+        return False
+    if len(op.operands) > 2 and op.operands[2] is not None:
+        zero = const_array(op.operands[2])
+        if zero is None or zero.any():
+            return False
+    return bool(np.allclose(scale, left * right, rtol=1e-4, atol=0))
+
+
+_UNARY = {
+    "sigmoid": "ms_qlinear_sigmoid",
+    "leaky_relu": "ms_qlinear_leaky_relu",
+    "global_average_pool": "ms_qlinear_global_average_pool",
+}
+
+
+@rewrite("quantize_linear")
+def fuse_qlinear_unary(m: Match, rw: Rewriter) -> bool:
+    """quantize(sigmoid(dequantize(x))) => ms_qlinear_sigmoid(x), each scale being one number.
+
+    Also for leaky_relu and global_average_pool. The result may differ by one step.
+    """
+    inner = made_by(m.root.operands[0], *_UNARY)
+    if inner is None:
+        return False
+    if not sole_user(inner.result):
+        return rw.fail("{} has other users", inner)
+    x = made_by(inner.operands[0], "dequantize_linear")
+    if x is None or not _per_tensor(x) or not _per_tensor(m.root):
+        return rw.fail("the scales are not constants, one a tensor")
+    if m.root.result.dtype is not _codes(x).dtype or not contrib(rw, _UNARY[inner.name]):
+        return rw.fail("codes of x and the result have different types")
+    rw.also(inner)
+    operands = [*x.operands[:3], *m.root.operands[1:3]]
+    made = rw.build(_UNARY[inner.name], *operands, **inner.all_attrs())
+    return settle(rw, m.root, made.result)
+
+
+@rewrite("quantize_linear")
+def fuse_qlinear_conv(m: Match, rw: Rewriter) -> bool:
+    """quantize(conv(dequantize(x), dequantize(w), dequantize(b))) => qlinear_conv(x, w, b).
+
+    For codes of 8 bits, x and the result with one scale, w with one or one an output channel, and
+    b in the scale of the product. The result may differ by one step.
+    """
+    conv = made_by(m.root.operands[0], "conv")
+    if conv is None or not wants_contrib(rw.ctx):
+        return False
+    if not sole_user(conv.result):
+        return rw.fail("{} has other users", conv)
+    x, w = (made_by(v, "dequantize_linear") for v in conv.operands[:2])
+    if x is None or w is None or not _per_tensor(x) or not _per_tensor(m.root) or not _weight(w):
+        return rw.fail("the scales are not constants of a known layout")
+    if m.root.result.dtype is not _codes(x).dtype:
+        return rw.fail("codes of x and the result have different types")
+    if _codes(x).dtype is dtypes.I8 and _codes(w).dtype is not dtypes.I8:
+        return rw.fail("a signed x needs a signed weight")
+    bias = conv.operand("b")
+    b = made_by(bias, "dequantize_linear")
+    if bias is not None and (b is None or not _bias(b, x, w)):
+        return rw.fail("the bias is not in the scale of the product")
+    rw.also(conv)
+    operands = [*x.operands[:3], *w.operands[:3], *m.root.operands[1:3]]
+    codes = None if b is None else _codes(b)
+    return settle(rw, m.root, rw.qlinear_conv(*operands, codes, **conv.all_attrs()))
