@@ -30,7 +30,7 @@ class Convert(Pass, name="convert"):
         keep_io: inputs and outputs keep their types; ``false`` changes the interface.
         keep: operations (names of operations, of nodes, or shell patterns of node names) that
             stay in f32.
-        convert: operations to convert although they lose accuracy by default (``reduce_mean``).
+        convert: operations to convert although they lose accuracy by default (``pow``).
         calib: one source of calibration data, beside those of the command line's ``--calib``;
             operations whose values leave the range of the type stay in f32.
         headroom: how much larger than in the calibration data values may get.
@@ -147,7 +147,9 @@ class Convert(Pass, name="convert"):
             more = " ..." if len(names) > _SHOWN else ""
             ctx.remark("note", "", "in f32: {}{}: {}", listed, more, kind)
         if done.vanished:
-            ctx.remark("note", "", "{} elements of weights are 0 in {}", done.vanished, self.to)
+            ctx.remark(
+                "note", "", "elements of weights that become 0 in {}: {}", self.to, done.vanished
+            )
         if not done.converted and not done.stored:
             ctx.remark("note", "", "nothing to convert to {}", self.to)
         ctx.data["convert"] = {

@@ -2,7 +2,8 @@
 
 Every value that is made in one type and read in the other costs one cast, however many read it.
 Which side each light operation takes is a minimum cut between the operations that must stay and
-those worth converting, solved apart for each group of light operations that touch one another.
+those worth converting, solved apart for each group of light operations that touch one another. Of
+equally good cuts the one with the fewest operations in the wide type is taken.
 """
 
 from __future__ import annotations
@@ -10,17 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir.passes.convert.facts import is_constant, is_heavy
+from lepton_ir.passes.convert.flow import INFINITE, Network
 from lepton_ir.passes.convert.plan import CASTS, Reason
 
 if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.convert.plan import Plan
-
-CAST = 1000
-"""Cost of a cast; an operation that stays wide for the sake of casts costs 1."""
-
-MAX_GROUP = 20_000
-"""Light operations of one group that are cut; larger groups are converted as a whole."""
 
 WIDE, LOW = "wide", "low"
 """Source and sink of the cut."""
@@ -100,26 +96,21 @@ def _groups(free: set[Op], edges: list[list[Any]]) -> list[tuple[list[Op], list[
 def _wide_side(ops: list[Op], edges: list[list[Any]]) -> list[Op]:
     """Return the operations of a group that stay wide."""
     sides = {m for e in edges for m in e if isinstance(m, str)}
-    if WIDE not in sides or len(ops) > MAX_GROUP:
+    if WIDE not in sides:
         return []
     if LOW not in sides:
         return ops
-    import networkx
-
-    graph = networkx.DiGraph()
-    for op in ops:
-        graph.add_edge(op, LOW, capacity=1)
-    for number, members in enumerate(edges):
-        if len(members) == 2:
-            a, b = members
-            for u, v in ((a, b), (b, a)):
-                known = graph.get_edge_data(u, v, {"capacity": 0})["capacity"]
-                graph.add_edge(u, v, capacity=known + CAST)
+    network = Network()
+    number: dict[Any, int] = {WIDE: 0, LOW: 1, **{op: network.node() for op in ops}}
+    for members in edges:
+        nodes = [number[m] for m in members]
+        if len(nodes) == 2:
+            network.edge(nodes[0], nodes[1], 1, 1)
             continue
-        start, end = ("from", number), ("to", number)
-        graph.add_edge(start, end, capacity=CAST)
-        for m in members:
-            graph.add_edge(m, start)
-            graph.add_edge(end, m)
-    _, (wide, _) = networkx.minimum_cut(graph, WIDE, LOW)
-    return [op for op in ops if op in wide]
+        start, end = network.node(), network.node()
+        network.edge(start, end, 1)
+        for node in nodes:
+            network.edge(node, start, INFINITE)
+            network.edge(end, node, INFINITE)
+    side = network.source_side()
+    return [op for op in ops if side[number[op]]]

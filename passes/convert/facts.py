@@ -47,7 +47,6 @@ SENSITIVE = frozenset(
         "reduce_l2",
         "reduce_log_sum",
         "reduce_log_sum_exp",
-        "reduce_mean",
         "reduce_prod",
         "reduce_sum",
         "reduce_sum_square",

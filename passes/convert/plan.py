@@ -171,10 +171,24 @@ class Planner:
             p in (op.name, name) or fnmatchcase(name, p) for p in options.keep
         ):
             return Reason(ASKED, op.name)
-        sensitive = op.name in SENSITIVE or (op.name in DIVISORS and self._may_vanish(op))
+        sensitive = self._is_sensitive(op)
         if sensitive and op.name not in options.convert:
             return Reason(SENSITIVITY, op.name)
         return None
+
+    def _is_sensitive(self, op: Op) -> bool:
+        if op.name in SENSITIVE:
+            return True
+        if op.name == "mul":
+            return op.operands[0] is op.operands[1]
+        if op.name == "reduce_mean":
+            # A mean stays in range and loses little, unless it is that of squares, or is taken
+            # away from its own terms.
+            x = op.operands[0]
+            maker = None if x is None else self.plan.kept.get(x.op)  # type: ignore[arg-type]
+            wide = maker is not None and maker.kind in (SENSITIVITY, RANGE)
+            return wide or any(user.name == "sub" for user in op.result.users)
+        return op.name in DIVISORS and self._may_vanish(op)
 
     def _may_vanish(self, op: Op) -> bool:
         """Return whether the divisor is a constant that becomes 0 somewhere."""
