@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lepton_ir.tools.optimize import Options, Outcome
 
@@ -27,9 +28,19 @@ examples:
   lepton-opt model.onnx --dim batch=1 --opset 17 -o small.onnx
   lepton-opt model.onnx --emit=lir -o model.lir   the readable text form
 
+subcommands (each has --help):
+  lepton-opt extract MODEL --inputs a --outputs b   cut out a part by tensor names
+  lepton-opt diff A B                               compare two models
+  lepton-opt reduce MODEL --passes=...              shrink a failure to a minimal one
+A model file of such a name is given as ./extract.
+
 Exit code 0: the result was written (and found equal, unless the check says why it cannot tell);
 1: one clear error, and no output file.
 """
+
+
+SUBCOMMANDS = frozenset({"extract", "diff", "reduce"})
+"""First words that mean the module of this name in ``lepton_ir.tools``, loaded when used."""
 
 
 def _positive(text: str) -> float:
@@ -272,21 +283,41 @@ def _ending_cleanly() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _run_subcommand(args: argparse.Namespace) -> int:
+    from lepton_ir import plugins
+
+    for path in args.plugin:
+        plugins.load_file(path)
+    run: Callable[[argparse.Namespace], int] = args.tool.run
+    return run(args)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    args = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in SUBCOMMANDS:
+        tool = importlib.import_module(f"lepton_ir.tools.{words[0]}")
+        args = tool.parser().parse_args(words[1:])
+        args.tool = tool
+        return _guarded(_run_subcommand, args)
+    args = parser().parse_args(words)
     if args.version:
         import lepton_ir
 
         print(f"lepton-opt {lepton_ir.__version__}")
         return 0
+    return _guarded(_run, args)
+
+
+def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run; turn whatever goes wrong into one clear message and an exit code."""
     # Ops and values refer to one another, so the collector would walk all of them again and
     # again and free little; a run ends before that matters.
     gc.disable()
     _prepare_streams()
     try:
         with _ending_cleanly():
-            return _run(args)
+            return run(args)
     except KeyboardInterrupt:
         if sys.stderr is not None:
             sys.stderr.write("interrupted\n")
@@ -297,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("LEPTON_TRACEBACK"):
             raise
-        _say(error, args.report == "json")
+        _say(error, getattr(args, "report", "text") == "json")
         return 1
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from typing import TYPE_CHECKING
 
+from lepton_ir import api
 from lepton_ir.diagnostics import LeptonError, shorten
 from lepton_ir.tensors import ExternalTensor
 
@@ -37,6 +38,16 @@ def output_path(options: Options) -> str | None:
     if options.output == "":
         raise LeptonError("the output has no name", code="output", where="-o")
     path = options.output or default_output(options.model, options.emit)
+    check_output(path, options.model)
+    return path
+
+
+def check_output(path: str, model: str) -> None:
+    """Refuse a place where no result can go.
+
+    Raises:
+        LeptonError: the place cannot be written, or is the model itself.
+    """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise LeptonError(
@@ -49,7 +60,7 @@ def output_path(options: Options) -> str | None:
             where=shorten(path, 200),
             hint="give a file name",
         )
-    if same_file(path, options.model):
+    if same_file(path, model):
         raise LeptonError(
             "the output would overwrite the model",
             code="output",
@@ -58,7 +69,6 @@ def output_path(options: Options) -> str | None:
         )
     if os.path.lexists(path) and not os.path.isfile(path):
         raise LeptonError("the output is no regular file", code="output", where=shorten(path, 200))
-    return path
 
 
 def same_file(path: str, other: str) -> bool:
@@ -137,6 +147,24 @@ def protect(path: str, sources: list[str]) -> None:
             where=shorten(path, 200),
             hint="give another name with -o",
         )
+
+
+def write_model(module: Module, path: str, model: str, source: Module) -> int:
+    """Write ``module`` to ``path``, whole or not at all; return the bytes written.
+
+    Args:
+        module: what to write; ``.lir`` writes text, anything else ONNX.
+        path: the file.
+        model: the file it was made from, which stays.
+        source: that file's module, whose data files stay.
+
+    Raises:
+        LeptonError: the place cannot be written, or holds the model or its data.
+    """
+    check_output(path, model)
+    with scratch_folder(path) as folder:
+        api.save(module, os.path.join(folder, os.path.basename(path)))
+        return move_into_place(folder, path, [model, *data_files(source)])
 
 
 def files_size(model: str, module: Module) -> int:
