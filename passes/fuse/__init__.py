@@ -26,4 +26,7 @@ class Fuse(RewritePass, name="fuse"):
         "lepton_ir.passes.fuse.activation",
         "lepton_ir.passes.fuse.reduction",
         "lepton_ir.passes.fuse.norm",
+        "lepton_ir.passes.fuse.qdq",
+        "lepton_ir.passes.fuse.einsum",
+        "lepton_ir.passes.fuse.shuffle",
     )
