@@ -1,4 +1,4 @@
-"""MultiHeadAttention of onnxruntime."""
+"""Attention of ONNX 23 and MultiHeadAttention of onnxruntime."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.fuse._match import f32, made_by, same_dim, sole_user
+from lepton_ir.ir import Value
+from lepton_ir.passes.fuse._match import available, f32, made_by, same_dim, sole_user
 from lepton_ir.passes.fuse._weights import constant
 from lepton_ir.passes.fuse.attention_parts import (
     Core,
@@ -26,7 +27,7 @@ from lepton_ir.passes.fuse.ort_common import biased, contrib, is_f32, only_used_
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:
-    from lepton_ir.ir import Op, Value
+    from lepton_ir.ir import Op
     from lepton_ir.pattern import Match
     from lepton_ir.rewrite import Rewriter
 
@@ -51,11 +52,12 @@ class _Sources:
 
 
 @rewrite("transpose")
-def fuse_multi_head_attention(m: Match, rw: Rewriter) -> bool:
-    """transpose(softmax(s * q @ k' + bias) @ v) => reshape(ms_multi_head_attention(...)).
+def fuse_attention(m: Match, rw: Rewriter) -> bool:
+    """transpose(softmax(s * q @ k' + bias) @ v) => reshape(attention(q, k, v, bias, scale=s)).
 
-    q, k and v are heads; where they were split from rows (batch, length, heads * size), the rows
-    are read instead. A key and a value that prolong a cache become ``past`` and ``present``.
+    ms_multi_head_attention where the opset has no Attention. q, k and v are heads; where they were
+    split from rows (batch, length, heads * size), the rows are read instead. A key and a value
+    that prolong a cache become ``past`` and ``present``.
     """
     product = made_by(m.root.operands[0], "matmul")
     if product is None or tuple(m.root.attr("perm") or ()) != _TO_HEADS:
@@ -71,8 +73,10 @@ def fuse_multi_head_attention(m: Match, rw: Rewriter) -> bool:
     keys = core.v.shape[2] if core.v.shape is not None else None
     if core.bias is not None and not fits_scores(core.bias, core.q, keys):
         return rw.fail("{} is not proven to have the shape of the scores", core.bias)
-    if not is_f32(core.q, core.v, core.bias) or not contrib(rw, _NAME):
+    if not is_f32(core.q, core.v, core.bias):
         return rw.fail("elements are {}", core.q.dtype)
+    if not available(rw, "attention") and not contrib(rw, _NAME):
+        return False
     sources = _sources(core, m.root)
     if sources is None:
         return rw.fail("the keys are not turned in a known way")
@@ -146,8 +150,6 @@ def _build_rows(rw: Rewriter, *sources: Value | Part) -> list[Value]:
 
 def _equal(rw: Rewriter, part: Part) -> dict[str, int]:
     """Return the attributes that split the columns into equal parts."""
-    from lepton_ir.passes.fuse._match import available
-
     attrs = {"axis": 2}
     if available(rw, "split", num_outputs=part.count):
         attrs["num_outputs"] = part.count
@@ -157,27 +159,44 @@ def _equal(rw: Rewriter, part: Part) -> dict[str, int]:
 def _make(m: Match, rw: Rewriter, core: Core, sources: _Sources, heads: int, out_size: int) -> bool:
     found = sizes(core.q)
     assert found is not None
-    width = heads * found[1]
+    standard = available(rw, "attention")
+    if standard and sources.in_heads:
+        return _make_in_heads(m, rw, core, sources)
     query: Value | Part
     if sources.query is None:
-        query = rw.reshape(rw.transpose(core.q, perm=_TO_HEADS), [0, 0, width])
+        query = rw.reshape(rw.transpose(core.q, perm=_TO_HEADS), [0, 0, heads * found[1]])
     else:
         query = sources.query
     rows = _build_rows(rw, query, sources.key, sources.value)
     past = [] if sources.past is None else [pair[1] for pair in sources.past]
-    operands = [*rows, None, None, core.bias, *past]
-    attrs: dict[str, float] = {"num_heads": heads}
+    attrs: dict[str, float] = {}
     if f32(core.scale) != f32(1 / math.sqrt(found[1])):
         attrs["scale"] = f32(core.scale)
-    made = rw.build(_NAME, *operands, results=3 if past else 1, **attrs)
+    results = 3 if past else 1
+    if standard:
+        attrs |= {"q_num_heads": heads, "kv_num_heads": heads}
+        made = rw.build("attention", *rows, core.bias, *past, results=results, **attrs)
+    else:
+        attrs["num_heads"] = heads
+        made = rw.build(_NAME, *rows, None, None, core.bias, *past, results=results, **attrs)
     answer = rw.ctx.legal(made)
     if answer is not True:
-        return rw.fail("{} cannot be written: {}", _NAME, answer)
+        return rw.fail("{} cannot be written: {}", made.name, answer)
     rw.replace(m.root, rw.reshape(made.results[0], [0, 0, heads, out_size]))
     if sources.past is not None:
         for (op, _), result in zip(sources.past, made.results[1:], strict=True):
             rw.replace(op, result)
     return True
+
+
+def _make_in_heads(m: Match, rw: Rewriter, core: Core, sources: _Sources) -> bool:
+    """Make Attention over heads; the transpose behind it stays."""
+    assert isinstance(sources.key, Value)
+    made = rw.build("attention", core.q, sources.key, core.v, core.bias, scale=f32(core.scale))
+    answer = rw.ctx.legal(made)
+    if answer is not True:
+        return rw.fail("attention cannot be written: {}", answer)
+    return rw.replace(m.root, rw.transpose(made.results[0], perm=_TO_HEADS))
 
 
 # -- biases of the projections ---------------------------------------------------------------------
