@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MODES = ("auto", "dynamic", "static", "weights")
 
+CALIBRATORS = ("minmax", "average", "percentile", "entropy", "mse")
+
 _NO_DATA = """\
 --calib=FILE.npz (arrays named like the model's inputs), a folder of .npz or .npy files, or \
 MODULE:FUNCTION that yields dicts of arrays; quant{mode=dynamic} needs no data"""
@@ -30,7 +32,11 @@ class Quant(Pass, name="quant"):
             (ranges taken while the model runs), ``weights`` (float arithmetic, small file), or
             ``auto``: static when calibration data is given, else dynamic.
         calib: one source of calibration data, beside those of the command line's ``--calib``.
-        bits: bits of a weight; 8.
+        bits: bits of a weight; 4 in weights mode, else 8.
+        block: in weights mode, rows of a matrix that share a scale (a power of two from 16 on;
+            0: whole columns in 8 bits, 32 rows in 4 bits).
+        asymmetric: blocks with zero points.
+        scales: scales of blocks from their range (``range``), or the best of a few (``mse``).
         per_channel: one scale per output channel of a weight instead of one per tensor.
         symmetric: static activations with their zero point in the middle of the integer range.
         reduce_range: weights in 7 bits, for x86 processors without VNNI, whose 16-bit
@@ -42,12 +48,21 @@ class Quant(Pass, name="quant"):
         skip_last: leave the last layer in float.
         embeddings: store tables that only ``gather`` reads in 8 bits (not in static mode).
         min_bytes: dynamic and weights modes leave smaller weights alone.
+        calibrate: how static ranges come from data: ``minmax``, ``average`` (of the samples' ends),
+            ``percentile``, ``entropy`` (least Kullback-Leibler divergence) or ``mse`` (least mean
+            squared error).
+        percentile: percent of the values below either end, for ``calibrate=percentile``.
+        cache: keep what calibration finds in the user's cache folder, by content.
+        islands: keep static regions whose borders cost more time than their integers save.
         measure: with calibration data, measure the signal-to-noise ratio of layer outputs.
     """
 
     mode: str = "auto"
     calib: str = ""
     bits: int = 8
+    block: int = 0
+    asymmetric: bool = False
+    scales: str = "range"
     per_channel: bool = True
     symmetric: bool = False
     reduce_range: bool = False
@@ -57,7 +72,11 @@ class Quant(Pass, name="quant"):
     skip_last: bool = False
     embeddings: bool = True
     min_bytes: int = 1024
+    calibrate: str = "minmax"
+    percentile: float = 99.99
+    cache: bool = True
     measure: bool = True
+    islands: bool = False
 
     lossy = True
     needs = "shapes,fold,canonicalize,fuse"
@@ -66,8 +85,17 @@ class Quant(Pass, name="quant"):
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
-        if self.bits != 8:
-            raise ValueError(f"bits={self.bits}: weights are quantized to 8 bits")
+        if self.bits not in (4, 8) or (self.bits == 4 and self.mode != "weights"):
+            raise ValueError(f"bits={self.bits}: weights have 8 bits, or 4 with mode=weights")
+        if self.block and (self.block < 16 or self.block & (self.block - 1)):
+            raise ValueError(f"block={self.block}: expected a power of two from 16 on")
+        if self.scales not in ("range", "mse"):
+            raise ValueError(f"scales is range or mse, not {self.scales!r}")
+        if self.calibrate not in CALIBRATORS:
+            known = ", ".join(CALIBRATORS)
+            raise ValueError(f"calibrate is one of {known}, not {self.calibrate!r}")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"percentile is over 50 and at most 100, not {self.percentile}")
         if self.activations not in ("", "u8", "i8"):
             raise ValueError(f"activations are u8 or i8, not {self.activations!r}")
 

@@ -1,8 +1,10 @@
-"""Ranges of activations by min-max over the calibration data.
+"""Ranges of activations over the calibration data.
 
 The least, the largest and the root mean square of every tensor are computed inside the model
 itself, by reductions added to a copy of it: one session, a few numbers per tensor and sample, so
-that memory does not grow with the number of tensors or samples.
+that memory does not grow with the number of tensors or samples. Calibrators that look at the
+distribution then read the tensors themselves into histograms, as many tensors in one session as
+``GROUP_BYTES`` holds. What was found is cached by the content of model, data and options.
 """
 
 from __future__ import annotations
@@ -14,12 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir.builder import Builder
+from lepton_ir.passes.quant import cache
+from lepton_ir.passes.quant.histogram import Histogram, entropy, percentile, squared_error
 from lepton_ir.passes.quant.probe import ProbeError, add_outputs, run_probe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from lepton_ir.ir import Value
     from lepton_ir.passes.quant.common import Run
     from lepton_ir.passes.quant.feeds import Feeds
+
+GROUP_BYTES = 128 << 20
+"""Data of one sample that is held at a time."""
+
+FREE_DIM = 32
+"""Length taken for a dim that is not known."""
 
 OUTLIER = 60.0
 """A range this many times the root mean square leaves little of 8 bits for the typical value."""
@@ -35,6 +47,7 @@ class Range:
         square: mean of squares, averaged over samples.
         samples: samples it was seen in.
         broken: NaN or infinities were among its values.
+        mended: they were, and were read as 0.
     """
 
     low: float = 0.0
@@ -42,14 +55,19 @@ class Range:
     square: float = 0.0
     samples: int = 0
     broken: bool = False
+    mended: bool = False
 
-    def add(self, low: float, high: float, square: float) -> None:
-        """Take in one sample."""
+    def add(self, low: float, high: float, square: float, average: bool = False) -> None:
+        """Take in one sample; ``average``: the ends are means over samples."""
         if math.isnan(square) or not (math.isfinite(low) and math.isfinite(high)):
             self.broken = True
             return
-        self.low, self.high = min(self.low, low), max(self.high, high)
         self.samples += 1
+        if average:
+            self.low += (min(low, 0.0) - self.low) / self.samples
+            self.high += (max(high, 0.0) - self.high) / self.samples
+        else:
+            self.low, self.high = min(self.low, low), max(self.high, high)
         if math.isfinite(square):
             self.square += (square - self.square) / self.samples
 
@@ -61,22 +79,27 @@ class Range:
 
 
 def calibrate(run: Run, values: list[Value], feeds: Feeds) -> dict[Value, Range]:
-    """Return the range of each value.
+    """Return the range of each value, by the calibrator of the options.
 
     Values that hold NaN or infinities are read again with these replaced by 0, and noted.
 
     Raises:
         ProbeError: the model does not run on the data.
     """
+    key = cache.key(run, values, feeds) if run.options.cache else None
     ranges = {v: Range() for v in values}
-    try:
-        _collect(run, ranges, feeds, guarded=False)
-    except ProbeError:
-        # A reduction of an empty tensor is an error to some runtimes.
-        for r in ranges.values():
-            r.__init__()  # type: ignore[misc]
-        _collect(run, ranges, feeds, guarded=True)
-    broken = {v: Range() for v, r in ranges.items() if r.broken}
+    held = cache.read(key) if key else None
+    if held is not None and len(held) == len(values):
+        for found, numbers in zip(ranges.values(), held, strict=True):
+            found.low, found.high, found.square = numbers[:3]
+            found.mended = bool(numbers[3])
+    else:
+        ranges = _measure(run, values, feeds)
+        if run.options.calibrate in _CHOOSE:
+            _refine(run, ranges, feeds)
+        if key:
+            cache.write(key, [[r.low, r.high, r.square, float(r.mended)] for r in ranges.values()])
+    broken = [v for v, r in ranges.items() if r.mended]
     if broken:
         names = ", ".join(sorted(v.name or "?" for v in broken)[:4])
         run.ctx.remark(
@@ -87,8 +110,6 @@ def calibrate(run: Run, values: list[Value], feeds: Feeds) -> dict[Value, Range]
             len(broken),
             names,
         )
-        _collect(run, broken, feeds, guarded=True, finite=True)
-        ranges.update(broken)
     for value, found in ranges.items():
         if found.outlier > OUTLIER:
             run.ctx.remark(
@@ -98,6 +119,65 @@ def calibrate(run: Run, values: list[Value], feeds: Feeds) -> dict[Value, Range]
                 value.name or "a value",
                 round(found.outlier),
             )
+    return ranges
+
+
+_CHOOSE: dict[str, Callable[[Histogram, float], tuple[float, float]]] = {
+    "percentile": percentile,
+    "entropy": lambda h, _: entropy(h),
+    "mse": lambda h, _: squared_error(h),
+}
+
+
+def _refine(run: Run, ranges: dict[Value, Range], feeds: Feeds) -> None:
+    """Clip ranges as the calibrator says, from histograms."""
+    choose = _CHOOSE[run.options.calibrate]
+    for group in _groups(list(ranges)):
+        snapshot = run.snapshot()
+        inputs = dict(zip(run.module.main.inputs, snapshot.module.main.inputs, strict=True))
+        add_outputs(snapshot.module, [inputs.get(v) or snapshot.values[v] for v in group])
+        histograms = [Histogram() for _ in group]
+        for results in run_probe(snapshot.module, feeds, run.ctx, "calibrate"):
+            for histogram, data in zip(histograms, results, strict=True):
+                histogram.add(data)
+        for value, histogram in zip(group, histograms, strict=True):
+            found = ranges[value]
+            low, high = choose(histogram, run.options.percentile)
+            found.low, found.high = max(found.low, min(low, 0.0)), min(found.high, max(high, 0.0))
+
+
+def _groups(values: list[Value]) -> Iterator[list[Value]]:
+    """Yield values in groups whose data for one sample is about ``GROUP_BYTES``."""
+    group: list[Value] = []
+    size = 0
+    for value in values:
+        shape = value.shape or ()
+        nbytes = 4 * math.prod(d if isinstance(d, int) else FREE_DIM for d in shape)
+        if group and size + nbytes > GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(value)
+        size += nbytes
+    if group:
+        yield group
+
+
+def _measure(run: Run, values: list[Value], feeds: Feeds) -> dict[Value, Range]:
+    """Return ranges by reductions inside the model."""
+    ranges = {v: Range() for v in values}
+    try:
+        _collect(run, ranges, feeds, guarded=False)
+    except ProbeError:
+        # A reduction of an empty tensor is an error to some runtimes.
+        for r in ranges.values():
+            r.__init__()  # type: ignore[misc]
+        _collect(run, ranges, feeds, guarded=True)
+    broken = {v: Range() for v, r in ranges.items() if r.broken}
+    if broken:
+        _collect(run, broken, feeds, guarded=True, finite=True)
+        for r in broken.values():
+            r.mended = True
+        ranges.update(broken)
     return ranges
 
 
@@ -116,7 +196,7 @@ def _collect(
     for results in run_probe(snapshot.module, feeds, run.ctx, "calibrate"):
         for i, found in enumerate(ranges.values()):
             low, high, square = (float(np.asarray(r)) for r in results[3 * i : 3 * i + 3])
-            found.add(low, high, square)
+            found.add(low, high, square, run.options.calibrate == "average")
 
 
 def _reductions(build: Builder, x: Value, guarded: bool, finite: bool) -> list[Value]:

@@ -104,13 +104,17 @@ class Run:
         self._cache: dict[tuple[Any, ...], Weight | None] = {}
         self._spent: list[tuple[Layer, Value, int]] = []
         self._skipped = self._skip_ends()
+        self.merges = False
         if options.per_channel and not self.has("dequantize_linear", 13, axis=0):
             self.per_channel = mode == "dynamic"  # which has no DequantizeLinear
+            self.merges = mode == "static" and self.has("qlinear_conv", 10)
             if not self.per_channel:
                 ctx.remark(
                     "note",
                     "",
-                    "weights get one scale per tensor; one per channel needs opset 13 (--opset 13)",
+                    "weights{} get one scale per tensor; one per channel needs opset 13 "
+                    "(--opset 13)",
+                    " of matrix products" if self.merges else "",
                 )
 
     # -- asking ------------------------------------------------------------------------------
@@ -163,11 +167,25 @@ class Run:
 
     # -- weights -----------------------------------------------------------------------------
 
-    def weight(self, value: Value, axis: int | None, floor: Array | None = None) -> Weight | None:
-        """Quantize a constant, once for all layers that read it; ``None`` if it is not finite."""
+    def weight(
+        self,
+        value: Value,
+        axis: int | None,
+        floor: Array | None = None,
+        *,
+        forced: bool = False,
+    ) -> Weight | None:
+        """Quantize a constant, once for all layers that read it; ``None`` if it is not finite.
+
+        Args:
+            value: the constant.
+            axis: of output channels; ignored where there is one scale per tensor.
+            floor: least scale per channel.
+            forced: one scale per channel all the same.
+        """
         tensor = const_tensor(value)
         assert tensor is not None
-        axis = axis if self.per_channel else None
+        axis = axis if self.per_channel or forced else None
         if floor is not None and axis is None:
             floor = np.asarray(floor.max(initial=0.0))
         key = (id(tensor), axis)
@@ -235,12 +253,14 @@ class Editor(Builder):
             value.name = base + suffix
         return value
 
-    def weight_consts(self, w: Weight, base: str | None) -> tuple[Value, Value, Value]:
-        """Build integers, scale and zero point (of the scale's shape)."""
+    def weight_consts(self, w: Weight, base: str | None) -> tuple[Value, Value]:
+        """Build integers and scale of a symmetric weight."""
         q = self.named(self.const(w.tensor), base, "_quantized")
-        scale = self.named(self.const(w.scale), base, "_scale")
-        zero = self.const(np.zeros(w.scale.shape, np.int8))
-        return q, scale, self.named(zero, base, "_zero_point")
+        return q, self.named(self.const(w.scale), base, "_scale")
+
+    def weight_zero(self, w: Weight, base: str | None) -> Value:
+        """Build the zero points of a symmetric weight, of the scale's shape."""
+        return self.named(self.const(np.zeros(w.scale.shape, np.int8)), base, "_zero_point")
 
 
 def constant(op: Op, index: int) -> Tensor | None:

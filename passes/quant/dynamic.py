@@ -118,7 +118,8 @@ def _rewrite(
     if key not in shared.weights:
         at = Editor(op, rule).at_value(source)
         stored = _transposed(weight) if transposed else weight
-        shared.weights[key] = at.weight_consts(stored, source.name)
+        parts = at.weight_consts(stored, source.name)
+        shared.weights[key] = (*parts, at.weight_zero(stored, source.name))
     wq, w_scale, w_zero = shared.weights[key]
     if x not in shared.inputs or op.block is not run.module.main.block:
         at = Editor(op, rule)

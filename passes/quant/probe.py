@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -33,41 +34,86 @@ def add_outputs(module: Module, values: Iterable[Value]) -> None:
     main.output_names = [f"lepton.probe.{i}" for i in range(len(found))]
 
 
-def run_probe(
-    module: Module, feeds: Iterable[dict[str, Any]], ctx: PassContext, what: str
-) -> Iterator[list[Any]]:
-    """Yield the results of ``module`` for each feed; nothing is kept between them.
+class Probe:
+    """A module with extra outputs, written and ready to run; a context manager.
 
     ``module`` is a copy made for this: operations that the opset lacks are taken apart.
 
-    Raises:
-        ProbeError: the runner refuses the model or fails on a feed.
+    Args:
+        module: what to run.
+        ctx: of the pass, for target and progress.
+        what: word for the progress line.
     """
-    Legalize().run(module, PassContext(target=ctx.target or api.target("onnx")))
-    with tempfile.TemporaryDirectory(prefix="lepton-calib-") as folder:
-        path = os.path.join(folder, "probe.onnx")
-        api.save(module, path, format="onnx")
-        kind = best_runner()
+
+    def __init__(self, module: Module, ctx: PassContext, what: str) -> None:
+        self.ctx, self.what = ctx, what
+        Legalize().run(module, PassContext(target=ctx.target or api.target("onnx")))
+        self._folder = tempfile.TemporaryDirectory(prefix="lepton-calib-")
+        self.path = os.path.join(self._folder.name, "probe.onnx")
         try:
-            runner = make_runner(kind, path)
-        except LeptonError:
+            api.save(module, self.path, format="onnx")
+        except BaseException:
+            self.close()
             raise
-        except Exception as error:
-            raise ProbeError(
-                f"{kind} cannot load the model: {_line(error)}", code="calib"
-            ) from error
+        self._runner: Any = None
+
+    def __enter__(self) -> Probe:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the files."""
+        self.close()
+
+    def close(self) -> None:
+        """Remove the files."""
+        self._folder.cleanup()
+
+    def digest(self) -> str:
+        """Return a hash of the files."""
+        h = hashlib.blake2b(digest_size=20)
+        for name in sorted(os.listdir(self._folder.name)):
+            with open(os.path.join(self._folder.name, name), "rb") as file:
+                while data := file.read(1 << 22):
+                    h.update(data)
+        return h.hexdigest()
+
+    def run(self, feeds: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
+        """Yield the results for each feed; nothing is kept between them.
+
+        Raises:
+            ProbeError: the runner refuses the model or fails on a feed.
+        """
+        kind = best_runner()
+        if self._runner is None:
+            try:
+                self._runner = make_runner(kind, self.path)
+            except LeptonError:
+                raise
+            except Exception as error:
+                raise ProbeError(
+                    f"{kind} cannot load the model: {_line(error)}", code="calib"
+                ) from error
         for number, feed in enumerate(feeds, 1):
             try:
-                results = runner.run(feed)
+                results = self._runner.run(feed)
             except LeptonError:
                 raise
             except Exception as error:
                 raise ProbeError(
                     f"{kind} fails on calibration sample {number}: {_line(error)}", code="calib"
                 ) from error
-            if ctx.progress is not None:
-                ctx.progress(number, 0, what)
+            if self.ctx.progress is not None:
+                self.ctx.progress(number, 0, self.what)
             yield results
+
+
+def run_probe(
+    module: Module, feeds: Iterable[dict[str, Any]], ctx: PassContext, what: str
+) -> Iterator[list[Any]]:
+    """Yield the results of ``module`` for each feed, see ``Probe``."""
+    with Probe(module, ctx, what) as probe:
+        yield from probe.run(feeds)
 
 
 def _line(error: BaseException) -> str:

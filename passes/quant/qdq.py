@@ -9,6 +9,13 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.passes.quant.common import LAYERS, Editor, float_constant, new_layer, weight_axis
+from lepton_ir.passes.quant.integers import (
+    expand_hard,
+    hard_affine,
+    merge_convolution,
+    mergeable,
+    quantize_constants,
+)
 from lepton_ir.passes.quant.numbers import BIAS_LIMIT, SMALLEST_WEIGHT_SCALE, Affine, affine
 from lepton_ir.passes.quant.weights import dequantized
 
@@ -32,7 +39,7 @@ class _Pairs:
         plan: what is quantized.
         ranges: by root value.
         dtype: of activations.
-        parameters: by root value, scale and zero point, and the constants that hold them.
+        parameters: by value, scale and zero point, and the constants that hold them.
         values: by what ``dequantize_linear`` gives, the value it stands for.
         returned: by value, what ``dequantize_linear`` gives, where the model returns it.
         weights: by source and scales, what ``dequantize_linear`` gives for them.
@@ -59,13 +66,28 @@ def insert_pairs(run: Run, plan: Plan, ranges: dict[Value, Range]) -> None:
             value = op.operands[index]
             assert value is not None
             readers.setdefault(value, []).append((op, index))
-    maker = {plan.output[op]: op for op in plan.ops}
+    maker = {value: op for op in plan.ops for value in plan.outputs[op]}
+    fixed = {v for v, op in maker.items() if op.name == "hard_sigmoid"}
     for value, everywhere in _in_order(plan.paired(), plan):
         anchor = maker.get(value) or readers[value][0][0]
-        _pair(state, value, anchor, readers.get(value, []), everywhere)
+        if value in fixed:
+            state.values[value] = value
+        elif value in plan.factor:
+            _rescale(state, value, anchor)
+        else:
+            _pair(state, value, anchor, readers.get(value, []), everywhere)
     for op in plan.ops:
+        quantize_constants(op, _constants(plan, op), dtype)
         if op.name in LAYERS:
             _layer(state, op)
+    for op in plan.ops:
+        if op.name in ("hard_sigmoid", "hard_swish"):
+            expand_hard(op, dtype)
+
+
+def _constants(plan: Plan, op: Op) -> list[int]:
+    """Return the slots of constants to quantize; a factor is gone by then."""
+    return plan.constants.get(op, []) if not plan.factor.keys() & set(plan.outputs[op]) else []
 
 
 def _in_order(paired: dict[Value, bool], plan: Plan) -> list[tuple[Value, bool]]:
@@ -81,15 +103,42 @@ def _depth(value: Value, plan: Plan) -> int:
 
 
 def _parameters(state: _Pairs, value: Value, edit: Editor) -> tuple[Affine, Value, Value]:
-    root = state.plan.root(value)
-    found = state.parameters.get(root)
-    if found is None:
-        r = state.ranges[root]
-        p = affine(r.low, r.high, state.dtype, state.run.options.symmetric)
-        scale = edit.named(edit.const(p.scale), root.name, "_scale")
-        zero = edit.named(edit.const(p.zero), root.name, "_zero_point")
-        found = state.parameters[root] = (p, scale, zero)
+    found = state.parameters.get(value)
+    if found is not None:
+        return found
+    source, factor = state.plan.source.get(value), state.plan.factor.get(value)
+    if source is not None and factor is None:
+        found = _parameters(state, source, edit)
+    elif source is not None and factor is not None:
+        p, _, zero = _parameters(state, source, edit)
+        p = Affine(np.asarray(p.scale * np.float32(factor), np.float32), p.zero)
+        found = (p, edit.named(edit.const(p.scale), value.name, "_scale"), zero)
+    else:
+        if value in state.ranges:
+            r = state.ranges[value]
+            p = affine(r.low, r.high, state.dtype, state.run.options.symmetric)
+        else:
+            p = hard_affine(state.dtype)
+        scale = edit.named(edit.const(p.scale), value.name, "_scale")
+        found = (p, scale, edit.named(edit.const(p.zero), value.name, "_zero_point"))
+    state.parameters[value] = found
     return found
+
+
+def _rescale(state: _Pairs, value: Value, op: Op) -> None:
+    """Replace a product with a number by the codes of its operand, read with another scale."""
+    edit = Editor(op, "static-mul")
+    (index,) = state.plan.inputs[op]
+    held = op.operands[index]
+    assert held is not None
+    assert held.op is not None
+    _, scale, zero = _parameters(state, value, edit)
+    y = edit.dequantize_linear(held.op.operands[0], scale, zero)
+    y.name, y.declared, y.meta = value.name, value.declared, value.meta
+    y.op.node_name = op.node_name
+    value.replace_all_uses(y)
+    state.values[y] = value
+    op.erase()
 
 
 def _pair(
@@ -122,27 +171,38 @@ def _layer(state: _Pairs, op: Op) -> None:
     tensor = float_constant(op, 1)
     assert source is not None
     assert tensor is not None
-    axis = weight_axis(op)
     given = op.operands[0]
     assert given is not None
-    step = state.parameters[state.plan.root(state.values[given])][0].scale
+    step = state.parameters[state.values[given]][0].scale
     bias = float_constant(op, 2)
-    weight = run.weight(source, axis, None if bias is None else _floor(bias, step))
+    (made,) = state.plan.outputs[op]
+    merged = mergeable(op, made) if run.merges and op.name == "conv" else None
+    floor = None if bias is None else _floor(bias, step)
+    weight = run.weight(source, weight_axis(op), floor, forced=merged is not None)
     assert weight is not None
     layer = new_layer(run, op, weight, tensor.nbytes, weight.nbytes)
-    layer.source = op.result
-    layer.result = state.returned.get(op.result, op.result)
-    layer.output = layer.result.name or ""
-    key = (source, id(weight))
-    if key not in state.weights:
-        state.weights[key] = dequantized(Editor(op, rule).at_value(source), weight, source)
-    op.set_operand(1, state.weights[key])
-    originals = [source]
+    layer.source = op.result if merged is None else made
     held = op.operands[2] if bias is not None else None
+    integers, originals = None, [source]
     if bias is not None and held is not None:
+        integers = _bias(op, held, bias, weight.scale * step, rule)
         layer.bytes_before += bias.nbytes
-        layer.bytes_after += _bias(op, held, bias, weight.scale * step, rule)
+        layer.bytes_after += bias.size * (4 if merged is not None else 8)
         originals.append(held)
+    if merged is not None:
+        at = Editor(op, rule).at_value(source)
+        parts = (*at.weight_consts(weight, source.name), at.weight_zero(weight, source.name))
+        layer.result = merge_convolution(op, merged, parts, integers)
+    else:
+        key = (source, id(weight))
+        if key not in state.weights:
+            at = Editor(op, rule).at_value(source)
+            state.weights[key] = dequantized(at, weight, source, zero=op.name != "conv")
+        op.set_operand(1, state.weights[key])
+        if integers is not None and held is not None:
+            _read_bias(op, held, integers, weight.scale * step, rule)
+        layer.result = state.returned.get(op.result, op.result)
+    layer.output = layer.result.name or ""
     run.record(layer, *originals)
 
 
@@ -153,14 +213,17 @@ def _floor(bias: Tensor, step: Array) -> Array:
     return np.where(magnitude > 0, floor, 0.0)
 
 
-def _bias(op: Op, source: Value, bias: Tensor, scale: Array, rule: str) -> int:
-    """Put the bias in integers in units of ``scale``; return their bytes."""
+def _bias(op: Op, source: Value, bias: Tensor, scale: Array, rule: str) -> Value:
+    """Return the bias in integers in units of ``scale``."""
     exact = bias.numpy().reshape(-1).astype(np.float64)
     q = np.rint(exact / scale).clip(-(2**31), 2**31 - 1).astype(np.int32)
     edit = Editor(op, rule)
-    held = edit.named(edit.const(q), source.name, "_quantized")
+    return edit.named(edit.const(q), source.name, "_quantized")
+
+
+def _read_bias(op: Op, source: Value, held: Value, scale: Array, rule: str) -> None:
+    edit = Editor(op, rule)
     step = edit.named(edit.const(np.asarray(scale, np.float32)), source.name, "_scale")
     axis = {"axis": 0} if scale.ndim else {}
     y = edit.dequantize_linear(held, step, **axis)
     op.set_operand(2, edit.named(y, source.name, "_dequantized"))
-    return int(q.nbytes + scale.nbytes)

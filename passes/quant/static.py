@@ -2,10 +2,12 @@
 
 Layers (``conv``, ``matmul`` and ``gemm`` with constant weights) read dequantized u8 activations and
 dequantized i8 weights; a bias is i32 in units of ``x_scale * w_scale``. What joins their results
-(``add``, ``mul``, ``concat``, pools, ``sigmoid``) is quantized when all its inputs are and some
-quantized operation reads the result, likewise what only moves elements (``reshape``, ``max_pool``),
-which keeps scale and zero point. A ``relu`` or ``clip`` behind an operation belongs to it: there is
-no pair in between. So every pair stands where onnxruntime fuses it away.
+(``add``, ``mul``, ``concat``, pools, ``sigmoid``, ``hard_swish``) is quantized when all its inputs
+are and some quantized operation reads the result, likewise what only moves elements (``reshape``,
+``max_pool``), which keeps scale and zero point. A product with one positive number only changes the
+scale. A ``relu`` or ``clip`` behind an operation belongs to it: there is no pair in between. So
+every pair stands where onnxruntime fuses it away. Regions whose borders cost more than their
+integers gain stay in float, see ``regions``.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 from lepton_ir import dtypes
 from lepton_ir.passes.quant.common import LAYERS, Editor, constant, float_constant, weight_axis
 from lepton_ir.passes.quant.qdq import insert_pairs
+from lepton_ir.passes.quant.regions import drop_islands
 
 if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
@@ -26,15 +29,32 @@ if TYPE_CHECKING:
     from lepton_ir.tensors import Tensor
 
 JOINS = frozenset(
-    {"add", "mul", "concat", "average_pool", "global_average_pool", "sigmoid", "leaky_relu"}
+    {
+        *("add", "mul", "concat", "average_pool", "global_average_pool", "sigmoid", "leaky_relu"),
+        *("hard_sigmoid", "hard_swish"),
+    }
 )
 """Operations on activations that onnxruntime has in integers, with a scale of their own."""
 
-VIEWS = frozenset({"reshape", "flatten", "squeeze", "unsqueeze", "transpose", "max_pool"})
+VIEWS = frozenset(
+    {
+        *("reshape", "flatten", "squeeze", "unsqueeze", "transpose", "max_pool", "resize"),
+        *("slice", "gather", "split", "depth_to_space", "space_to_depth", "expand", "tile"),
+    }
+)
 """Operations that pass their first operand's elements on: the result keeps its scale."""
 
-MAX_POOL_OPSET = 12
-"""MaxPool takes 8-bit integers since opset 12."""
+SINCE = {"max_pool": 12, "resize": 11, "depth_to_space": 13, "space_to_depth": 13, "slice": 10}
+"""Opsets since when onnxruntime has these on 8-bit integers, where that is not all."""
+
+CONSTANTS = frozenset({"add", "mul"})
+"""Joins one operand of which may be a constant, which is quantized too."""
+
+MAX_CONSTANT = 65_536
+"""Elements of a constant operand of a join; larger ones stay in float, and so does the join."""
+
+NARROW = 16
+"""Channels of a group below which onnxruntime's integer convolution loses to the float one."""
 
 
 @dataclass
@@ -44,20 +64,34 @@ class Plan:
     Attributes:
         ops: layers, joins and views, in order.
         inputs: by operation, the operand slots of activations.
-        output: by operation, the value it gives with its activation taken in.
+        outputs: by operation, the values it gives with its activation taken in.
         source: by view result, the value whose scale it keeps.
+        factor: by result of a product with one number, that number.
+        constants: by join, the slots of its constant operands.
     """
 
     ops: list[Op] = field(default_factory=list)
     inputs: dict[Op, list[int]] = field(default_factory=dict)
-    output: dict[Op, Value] = field(default_factory=dict)
+    outputs: dict[Op, list[Value]] = field(default_factory=dict)
     source: dict[Value, Value] = field(default_factory=dict)
+    factor: dict[Value, float] = field(default_factory=dict)
+    constants: dict[Op, list[int]] = field(default_factory=dict)
 
     def root(self, value: Value) -> Value:
         """Return the value whose range gives the scale of ``value``."""
         while value in self.source:
             value = self.source[value]
         return value
+
+    def drop(self, ops: set[Op]) -> None:
+        """Take operations out, and what they say about values."""
+        self.ops = [op for op in self.ops if op not in ops]
+        for op in ops:
+            for table in (self.inputs, self.constants):
+                table.pop(op, None)
+            for value in self.outputs.pop(op, ()):
+                self.source.pop(value, None)
+                self.factor.pop(value, None)
 
     def paired(self) -> dict[Value, bool]:
         """Return the values that get a pair; ``True`` if all that read it read the pair.
@@ -66,7 +100,7 @@ class Plan:
         give floats directly: it gets a pair only where another operation wants integers, or where
         onnxruntime would make it and a float bias one Gemm, which has no integer form.
         """
-        made = {self.output[op] for op in self.ops}
+        made = {value for op in self.ops for value in self.outputs[op]}
         wanted: dict[Value, bool] = {}
         for op in self.ops:
             for index in self.inputs[op]:
@@ -74,19 +108,21 @@ class Plan:
                 assert value is not None
                 wanted[value] = value in made
             if op.name not in ("matmul", "gemm") or _joins_gemm(op):
-                wanted[self.output[op]] = True
+                for value in self.outputs[op]:
+                    wanted[value] = True
         return wanted
 
 
-def quantize_static(run: Run, feeds: Feeds) -> None:
+def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> None:
     """Calibrate and quantize the main function's own block."""
     from lepton_ir.passes.quant.calibrate import calibrate
 
-    plan = make_plan(run)
+    plan = make_plan(run) if plan is None else plan
     if not plan.ops:
         return
-    roots = list(dict.fromkeys(plan.root(v) for v in plan.paired()))
-    insert_pairs(run, plan, calibrate(run, roots, feeds))
+    roots = dict.fromkeys(plan.root(v) for v in plan.paired())
+    fixed = {v for op in plan.ops if op.name == "hard_sigmoid" for v in plan.outputs[op]}
+    insert_pairs(run, plan, calibrate(run, [v for v in roots if v not in fixed], feeds))
 
 
 def make_plan(run: Run) -> Plan:
@@ -96,20 +132,39 @@ def make_plan(run: Run) -> Plan:
     _split_fused(run)
     for found in run.module.main.block.ops:
         op = _as_pool(run, found, available)
-        slots = _activation_slots(run, op, available)
+        slots = _activation_slots(run, op, available, plan)
         if not slots:
             continue
         plan.ops.append(op)
         plan.inputs[op] = slots
-        out = op.result if op.name in VIEWS else absorbed(op)
-        plan.output[op] = out
-        available.add(out)
-        if op.name in VIEWS:
-            source = op.operands[0]
+        moves = op.name in VIEWS or op in _factors(op, slots)
+        out = op.results if moves or op.name.startswith("hard_") else [absorbed(op)]
+        plan.outputs[op] = list(out)
+        available.update(out)
+        if moves:
+            source = op.operands[slots[0]]
             assert source is not None
-            plan.source[out] = source
+            plan.source.update(dict.fromkeys(out, source))
+            plan.factor.update(_factors(op, slots).get(op, {}))
     _prune(run, plan)
+    drop_islands(run, plan)
     return plan
+
+
+def _factors(op: Op, slots: list[int]) -> dict[Op, dict[Value, float]]:
+    """Return the number that ``op`` multiplies its only activation with, if that is all it does.
+
+    Its scale does the same, so nothing is computed. The number must be positive and not extreme.
+    """
+    if op.name != "mul" or len(slots) != 1 or op.result.shape is None:
+        return {}
+    held, x = constant(op, 1 - slots[0]), op.operands[slots[0]]
+    if held is None or held.size != 1 or x is None or x.rank != op.result.rank:
+        return {}
+    if x.op is not None and x.op.name == "hard_sigmoid":
+        return {}  # whose codes have two scales
+    number = float(held.numpy().reshape(-1)[0])
+    return {op: {op.result: number}} if 1e-6 < number < 1e6 else {}
 
 
 def _joins_gemm(op: Op) -> bool:
@@ -165,26 +220,46 @@ def _as_pool(run: Run, op: Op, available: set[Value]) -> Op:
     return made
 
 
-def _activation_slots(run: Run, op: Op, available: set[Value]) -> list[int]:
+def _activation_slots(run: Run, op: Op, available: set[Value], plan: Plan) -> list[int]:
     if op.name in LAYERS:
-        reason = _layer_obstacle(op)
+        reason = _layer_obstacle(run, op)
         if reason:
             run.refuse(op, reason)
             return []
         return [0]
+    opset = run.module.opsets.get("", 99)
     if op.name in JOINS:
         slots = list(range(len(op.operands)))
-    elif op.name in VIEWS and len(op.results) == 1:
-        if op.name == "max_pool" and run.module.opsets.get("", 99) < MAX_POOL_OPSET:
+        held = [i for i in slots if op.name in CONSTANTS and _small_constant(op, i)]
+        slots = [i for i in slots if i not in held]
+        if op.name == "hard_sigmoid" and not 0 < op.attr("beta") / op.attr("alpha") < 1e4:
+            return []
+        if held:
+            plan.constants[op] = held
+    elif op.name in VIEWS:
+        if opset < SINCE.get(op.name, 0) or not _moves_only(op):
             return []
         slots = [0]
     else:
         return []
-    found = all(op.operands[i] in available for i in slots)
-    return slots if found and op.result.dtype is dtypes.F32 else []
+    found = bool(slots) and all(op.operands[i] in available for i in slots)
+    return slots if found and op.results[0].dtype is dtypes.F32 else []
 
 
-def _layer_obstacle(op: Op) -> str:
+def _small_constant(op: Op, index: int) -> bool:
+    tensor = float_constant(op, index)
+    return tensor is not None and tensor.size <= MAX_CONSTANT and _finite(tensor)
+
+
+def _moves_only(op: Op) -> bool:
+    """Return whether a view gives nothing but elements of its first operand."""
+    if op.name == "resize":
+        modes = op.attr("coordinate_transformation_mode"), op.attr("mode")
+        return modes[1] == "nearest" and modes[0] != "tf_crop_and_resize"
+    return op.name == "split" or len(op.results) == 1
+
+
+def _layer_obstacle(run: Run, op: Op) -> str:
     x = op.operands[0]
     weight = float_constant(op, 1)
     if weight is None:
@@ -202,9 +277,21 @@ def _layer_obstacle(op: Op) -> str:
         channels = weight.shape[weight_axis(op)]
         if bias.size != channels or bias.shape[-1:] != (channels,) or not _finite(bias):
             return "its bias is no vector of finite numbers"
+    if (
+        op.name == "conv"
+        and not run.options.islands
+        and slow_groups(op.attr("group"), weight.shape)
+    ):
+        return "the runtime convolves groups of this shape one by one, slower than in float"
     if op.name == "gemm" and (op.attr("transA") or op.attr("alpha") != 1 or op.attr("beta") != 1):
         return "it transposes its input or scales its result"
     return ""
+
+
+def slow_groups(group: int, shape: tuple[int, ...]) -> bool:
+    """Return whether integer convolutions in groups are slow: neither depthwise nor wide."""
+    depthwise = shape[0] == group and shape[1] == 1
+    return group > 1 and not depthwise and shape[0] // group < NARROW
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -229,16 +316,35 @@ def absorbed(op: Op) -> Value:
 
 def _prune(run: Run, plan: Plan) -> None:
     """Drop joins and views that no quantized operation reads, and what is not permitted."""
-    kept: set[Op] = set()
-    for op in reversed(plan.ops):
-        if op.name in LAYERS or any(user in kept for user in plan.output[op].users):
-            kept.add(op)
-    ops, plan.ops = plan.ops, []
+    prune(plan)
     given: set[Value] = set()
-    for op in ops:
+    refused: set[Op] = set()
+    for op in plan.ops:
         layer = op.name in LAYERS
         fed = layer or all(op.operands[i] in given for i in plan.inputs[op])
-        if op in kept and fed and run.permitted(f"static-{op.name}", op):
-            plan.ops.append(op)
-            given.add(plan.output[op])
-    plan.source = {v: s for v, s in plan.source.items() if v in given}
+        if fed and run.permitted(f"static-{op.name}", op):
+            given.update(plan.outputs[op])
+        else:
+            refused.add(op)
+    plan.drop(refused)
+    prune(plan)
+
+
+def prune(plan: Plan) -> None:
+    """Drop joins and views that no quantized operation reads, or that are not fed integers."""
+    while True:
+        given: set[Value] = set()
+        bad: set[Op] = set()
+        for op in plan.ops:
+            if op.name in LAYERS or all(op.operands[i] in given for i in plan.inputs[op]):
+                given.update(plan.outputs[op])
+            else:
+                bad.add(op)
+        kept: set[Op] = set()
+        for op in reversed(plan.ops):
+            read = any(user in kept for value in plan.outputs[op] for user in value.users)
+            if op not in bad and (op.name in LAYERS or read):
+                kept.add(op)
+        if len(kept) == len(plan.ops):
+            return
+        plan.drop(set(plan.ops) - kept)

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.diagnostics import UnsupportedError
 from lepton_ir.passes.quant.common import Editor, Layer, float_constant, label
 
 if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.common import Run
+    from lepton_ir.passes.quant.nbits import BlockQuantizer
     from lepton_ir.passes.quant.numbers import Weight
 
 
@@ -42,14 +44,42 @@ def channel_axis(op: Op, index: int, rank: int) -> int | None:
 def quantize_weights(run: Run) -> None:
     """Quantize the constant weights of layers, and tables, in ``main``."""
     made: dict[tuple[Value, int | None], Value] = {}
+    blocks = _blocks(run)
     for op in list(run.module.main.walk()):
         if op.block is None or op.has_attr_refs:
             continue
         if op.name == "gather" and run.options.embeddings:
             gather_layer(run, op)
             continue
+        if blocks is not None and blocks.takes(op):
+            blocks.rewrite(op)
+            continue
         for index in range(len(op.operands)):
             _operand(run, op, index, made)
+
+
+def _blocks(run: Run) -> BlockQuantizer | None:
+    """Return what quantizes in blocks, if the options ask for it.
+
+    Raises:
+        UnsupportedError: the target has no operation for it.
+    """
+    from lepton_ir.passes.quant.nbits import BlockQuantizer, Scheme
+
+    options = run.options
+    if options.bits == 8 and not options.block:
+        return None
+    found = BlockQuantizer(
+        run,
+        Scheme(options.bits, options.block or 32, options.asymmetric, options.scales == "mse"),
+    )
+    if not found.fused and not run.has("dequantize_linear", 21, block_size=32):
+        raise UnsupportedError(
+            "weights in blocks need opset 21 or onnxruntime's MatMulNBits",
+            code="quant-opset",
+            hint="--opset 21 converts the model; --target=ort writes MatMulNBits",
+        )
+    return found
 
 
 def _operand(run: Run, op: Op, index: int, made: dict[tuple[Value, int | None], Value]) -> None:
@@ -89,11 +119,19 @@ def _operand(run: Run, op: Op, index: int, made: dict[tuple[Value, int | None], 
     run.record(row, *([source] if first else []))
 
 
-def dequantized(edit: Editor, weight: Weight, source: Value) -> Value:
-    """Build the integers of ``source`` and their dequantization."""
-    q, scale, zero = edit.weight_consts(weight, source.name)
+def dequantized(edit: Editor, weight: Weight, source: Value, *, zero: bool = False) -> Value:
+    """Build the integers of ``source`` and their dequantization.
+
+    Args:
+        edit: where to build.
+        weight: what to build.
+        source: the float constant, for its name.
+        zero: with zero points, which some runtimes want for matrix products.
+    """
+    q, scale = edit.weight_consts(weight, source.name)
+    point = edit.weight_zero(weight, source.name) if zero else None
     axis = {} if weight.axis is None else {"axis": weight.axis}
-    y: Value = edit.dequantize_linear(q, scale, zero, **axis)
+    y: Value = edit.dequantize_linear(q, scale, point, **axis)
     return edit.named(y, source.name, "_dequantized")
 
 
