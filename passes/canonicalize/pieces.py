@@ -185,6 +185,9 @@ def pieces_to_split(m: Match, rw: Rewriter) -> bool:
     assert m.root.block is not None
     m.root.block.ensure_order()
     users = [u for _, u in parts]
+    merging = sum(u.result.use_count == 1 and u.result.users[0].name == "slice" for u in users)
+    if 1 + merging >= len(parts):
+        return rw.fail("the slices merge with those behind them")
     rw.also(*users)
     rw.permit()
     rw.before = min(users, key=lambda u: u.order)
