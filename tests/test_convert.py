@@ -255,6 +255,58 @@ def test_control_flow_keeps_its_boundary() -> None:
     assert Counter(op.name for op in module.walk())["cast"] == 2
 
 
+def test_calls_keep_their_types() -> None:
+    from lepton_ir.text.parse import parse_module
+
+    module = parse_module("""
+    func @main(%x: f32[2,2]) {
+      %w = const() {value=[[1.0, 0.5], [0.25, 1.0]]} : f32[2,2]
+      %a = matmul(%x, %w)
+      %b = call(%a) {callee="f"} : f32[2,2]
+      %y = matmul(%b, %w)
+      return(%y)
+    }
+    func @f(%x: f32[2,2]) {
+      %y = exp(%x)
+      return(%y)
+    }""")
+    module.opsets[""] = 17
+    x = {"x": np.eye(2, dtype=np.float32)}
+    (want,) = run_list(module, x)
+    convert(module)
+    np.testing.assert_allclose(run_list(module, x)[0], want, rtol=1e-2)
+    assert Counter(op.name for op in module.walk())["cast"] == 4
+
+
+def test_means_follow_their_neighbours_unless_of_squares() -> None:
+    def pooled(g: Graph, x: Value) -> Value:
+        return g.b.matmul(g.b.reduce_mean(g.b.matmul(x, g.weight(8, 8))), g.weight(1, 8))
+
+    def squared(g: Graph, x: Value) -> Value:
+        a = g.b.matmul(x, g.weight(8, 8))
+        return g.b.matmul(g.b.reduce_mean(g.b.mul(a, a)), g.weight(1, 8))
+
+    for build, count in ((pooled, 0), (squared, 2)):
+        module = make(build, X)
+        ctx = convert(module)
+        assert ctx.data["convert"]["kept"].get("loses accuracy in 16 bits", 0) == count
+
+
+def test_f64_by_choice() -> None:
+    def build(g: Graph, x: Value) -> Value:
+        return g.b.matmul(x, g.weight(8, 8, dtype="f64"))
+
+    x = {"x0": RNG.normal(size=(2, 8))}
+    module = make(build, t("f64", "N", 8))
+    (want,) = run_list(module, x)
+    convert(module)
+    assert "cast" not in ops(module)
+    convert(module, Convert(f64=True))
+    (got,) = run_list(module, x)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, want, atol=2e-2)
+
+
 def test_quantized_models_keep_their_pairs() -> None:
     def build(g: Graph, x: Value) -> Value:
         scale, zero = g.b.const(np.float32(0.1)), g.b.const(np.uint8(128))
