@@ -178,6 +178,7 @@ class Checker:
         rtol: float | None = None,
         lossy: bool = False,
         facts: dict[str, bool] | None = None,
+        detail: bool = False,
     ) -> dict[str, Any]:
         """Judge a result against the opened source; returns a verdict as a dict.
 
@@ -186,8 +187,11 @@ class Checker:
             rtol: relative tolerance, the default one when ``None``.
             lossy: also measure the signal-to-noise ratio, and go on after a mismatch.
             facts: ``ties`` and ``random`` of the source, see :func:`has_ties`.
+            detail: also judge each output alone; the verdict's ``tensors`` lists them.
         """
         request: dict[str, Any] = {"compare": os.path.abspath(path), "lossy": lossy}
+        if detail:
+            request["detail"] = True
         if rtol is not None:
             request["rtol"] = rtol
         if self._gave_up is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lepton_ir.dims import Dim
+    from lepton_ir.opdef import OpDef
 
 _SHOWN = 8
 """Tensors named in one message."""
@@ -150,7 +151,7 @@ def build(
     return made
 
 
-def _return_row() -> object:
+def _return_row() -> OpDef | None:
     from lepton_ir.opdef import lookup
 
     return lookup("return")

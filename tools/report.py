@@ -109,18 +109,19 @@ def _layer_lines(layers: list[dict[str, Any]]) -> list[str]:
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as a JSON-ready dict; numbers that JSON lacks are text, ``"inf"``."""
-    found = _finite(_as_json(outcome))
+    found = finite(_as_json(outcome))
     assert isinstance(found, dict)
     return found
 
 
-def _finite(item: Any) -> Any:
+def finite(item: Any) -> Any:
+    """Return JSON-ready data with infinities and NaN as text."""
     if isinstance(item, float) and not math.isfinite(item):
         return str(item)
     if isinstance(item, dict):
-        return {key: _finite(value) for key, value in item.items()}
+        return {key: finite(value) for key, value in item.items()}
     if isinstance(item, (list, tuple)):
-        return [_finite(value) for value in item]
+        return [finite(value) for value in item]
     return item
 
 
