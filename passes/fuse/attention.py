@@ -18,4 +18,7 @@ class FuseAttention(RewritePass, name="fuse_attention"):
 
     needs = "shapes"
     clean_up = "fold,canonicalize,cse,dce"
-    rule_modules: ClassVar[tuple[str, ...]] = ("lepton_ir.passes.fuse.attention_mha",)
+    rule_modules: ClassVar[tuple[str, ...]] = (
+        "lepton_ir.passes.fuse.attention_mha",
+        "lepton_ir.passes.fuse.attention_rotary",
+    )
