@@ -62,6 +62,14 @@ def made_by(value: Value | None, *names: str) -> Op | None:
     return op
 
 
+def ends_gelu(x: Value) -> bool:
+    """Return whether ``x`` is y * (1 + erf(...)) or y * (1 + tanh(...)), to be halved."""
+    product = made_by(x, "mul")
+    sums = [] if product is None else [made_by(v, "add") for v in product.operands]
+    curves = [v for op in sums if op is not None for v in op.operands]
+    return any(made_by(v, "erf", "tanh") is not None for v in curves)
+
+
 def sole_user(value: Value) -> bool:
     """Return whether exactly one operation reads ``value`` (in one slot or several)."""
     if value.use_count == 1:

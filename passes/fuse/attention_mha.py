@@ -22,6 +22,7 @@ from lepton_ir.passes.fuse.attention_parts import (
     rows_of,
     sizes,
     turned_back,
+    unrepeated,
 )
 from lepton_ir.passes.fuse.ort_common import biased, contrib, is_f32, only_used_after
 from lepton_ir.rewrite import rewrite
@@ -56,8 +57,9 @@ def fuse_attention(m: Match, rw: Rewriter) -> bool:
     """transpose(softmax(s * q @ k' + bias) @ v) => reshape(attention(q, k, v, bias, scale=s)).
 
     ms_multi_head_attention where the opset has no Attention. q, k and v are heads; where they were
-    split from rows (batch, length, heads * size), the rows are read instead. A key and a value
-    that prolong a cache become ``past`` and ``present``.
+    split from rows (batch, length, heads * size), the rows are read instead. Groups of keys and
+    values that are repeated for several heads are read once, where attention does so. A key and a
+    value that prolong a cache become ``past`` and ``present``.
     """
     product = made_by(m.root.operands[0], "matmul")
     if product is None or tuple(m.root.attr("perm") or ()) != _TO_HEADS:
@@ -77,14 +79,14 @@ def fuse_attention(m: Match, rw: Rewriter) -> bool:
         return rw.fail("elements are {}", core.q.dtype)
     if not available(rw, "attention") and not contrib(rw, _NAME):
         return False
-    sources = _sources(core, m.root)
+    sources = _sources(core, m.root, available(rw, "attention"))
     if sources is None:
         return rw.fail("the keys are not turned in a known way")
     rw.also(*core.ops)
     return _make(m, rw, core, sources, q[0], v[1])
 
 
-def _sources(core: Core, root: Op) -> _Sources | None:
+def _sources(core: Core, root: Op, groups: bool) -> _Sources | None:
     ops: list[Op] = []
     query = rows_of(core.q, ops)
     key, value = rows_of(core.k_turned, ops, turned=True), rows_of(core.v, ops)
@@ -93,13 +95,15 @@ def _sources(core: Core, root: Op) -> _Sources | None:
     turn = turned_back(core.k_turned)
     if turn is None or turn.operands[0] is None:
         return None
-    heads = turn.operands[0]
+    heads, values = turn.operands[0], core.v
     found = _cache(core, heads, turn, root)
     if found is not None:
         return _Sources(query, *found)
-    if sizes(heads) != sizes(core.v):
+    if groups:
+        heads, values = unrepeated(heads), unrepeated(values)
+    if sizes(heads) is None or sizes(heads) != sizes(values):
         return None
-    return _Sources(query, heads, core.v, in_heads=True)
+    return _Sources(query, heads, values, in_heads=True)
 
 
 def _cache(
@@ -191,8 +195,9 @@ def _make(m: Match, rw: Rewriter, core: Core, sources: _Sources, heads: int, out
 
 def _make_in_heads(m: Match, rw: Rewriter, core: Core, sources: _Sources) -> bool:
     """Make Attention over heads; the transpose behind it stays."""
-    assert isinstance(sources.key, Value)
-    made = rw.build("attention", core.q, sources.key, core.v, core.bias, scale=f32(core.scale))
+    made = rw.build(
+        "attention", core.q, sources.key, sources.value, core.bias, scale=f32(core.scale)
+    )
     answer = rw.ctx.legal(made)
     if answer is not True:
         return rw.fail("attention cannot be written: {}", answer)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.fuse._match import made_by, same_dim, sole_user
+from lepton_ir.passes.fuse._match import ends_gelu, made_by, same_dim, sole_user
 from lepton_ir.passes.fuse._weights import (
     Affine,
     Array,
@@ -161,6 +161,8 @@ def affine_before_conv(m: Match, rw: Rewriter) -> bool:
         return rw.fail("{}", affine)
     if affine.shifts and not _unpadded(conv):
         return rw.fail("the convolution pads with zeros")
+    if ends_gelu(affine.x):
+        return rw.fail("the factor belongs to a gelu, which runtimes recognise whole")
     if not affordable(rw, weight) or weight.dtype is None:
         return False
     data = constant(weight)

@@ -10,6 +10,7 @@ from lepton_ir.infer import const_tensor
 from lepton_ir.passes.fuse._match import (
     Scan,
     available,
+    ends_gelu,
     f32,
     f32_exact,
     made_by,
@@ -239,7 +240,7 @@ def scale_before_matmul(m: Match, rw: Rewriter) -> bool:
     x, number = found
     if not np.isfinite(number) or number == 0 or not scan.settles_on(x, rw):
         return False
-    if _ends_gelu(x):
+    if ends_gelu(x):
         return rw.fail("the factor belongs to a gelu, which runtimes recognise whole")
     if not affordable(rw, w):
         return False
@@ -250,14 +251,6 @@ def scale_before_matmul(m: Match, rw: Rewriter) -> bool:
     operands = [x, new_weight(rw, weight, w), *m.root.operands[2:]]
     made = rw.build(m.root.name, *operands, **m.root.all_attrs())
     return rw.replace(m.root, made.result)
-
-
-def _ends_gelu(x: Value) -> bool:
-    """Whether ``x`` is y * (1 + erf(...)) or y * (1 + tanh(...)), to be halved."""
-    product = made_by(x, "mul")
-    sums = [] if product is None else [made_by(v, "add") for v in product.operands]
-    curves = [v for op in sums if op is not None for v in op.operands]
-    return any(made_by(v, "erf", "tanh") is not None for v in curves)
 
 
 def _is_swap(op: Op) -> bool:
