@@ -31,8 +31,11 @@ SEARCH_SHARE = 0.5
 FAST_DRAWS = 2
 """Draws of a fast check."""
 
-SLOW_RUN_SECONDS = 0.3
+SLOW_RUN_SECONDS = 0.1
 """A fast check runs a source that takes longer than this on one draw only."""
+
+MOVEMENT_RUN_SECONDS = 0.05
+"""A run only for the movement of the outputs is made where it takes at most this."""
 
 
 class Runner(Protocol):
@@ -171,13 +174,13 @@ class Session:
                     feeds = draw(inputs, len(self.feeds), plan)
                     started = time.monotonic()
                     results = source.run(feeds)
-                    slow = time.monotonic() - started > SLOW_RUN_SECONDS
+                    seconds = time.monotonic() - started
                 except Exception as error:
                     failure = OUT_OF_MEMORY if is_memory(error) else _first_line(error)
                     break
                 self.feeds.append(feeds)
                 self.expected.append(results)
-                if slow and draws <= FAST_DRAWS:
+                if seconds > SLOW_RUN_SECONDS and draws <= FAST_DRAWS:
                     return
         if not self.expected:
             self.problem = f"the source fails on drawn inputs: {failure}"
@@ -185,7 +188,7 @@ class Session:
         if not symbols and len(self.expected) > 1:
             self.movement = movement_of(self.expected[0], self.expected[1])
             return
-        if time.monotonic() > self.until:
+        if time.monotonic() > self.until or seconds > MOVEMENT_RUN_SECONDS:
             return
         try:
             plan_feeds = draw(inputs, 1_000, _sizes_of(inputs, self.feeds[0]))
