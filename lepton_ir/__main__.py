@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from lepton_ir.tools.lepton_opt import main
+from lepton_ir.tools.lepton_opt import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

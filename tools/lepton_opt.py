@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -332,5 +332,18 @@ def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace)
         return 1
 
 
+def run() -> NoReturn:
+    """Run the command line as a process of its own.
+
+    Leaves without taking the model's graph apart object by object, which for large models takes
+    longer than some passes.
+    """
+    code = main()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
