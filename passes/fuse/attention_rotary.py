@@ -34,14 +34,14 @@ def _piece(value: Value | None) -> tuple[Value, int, int] | None:
         return (x, start, start + size) if all(isinstance(d, int) for d in before) else None
     if op.name != "slice":
         return None
-    start, axes = const_array(op.operand("starts")), const_array(op.operand("axes"))
+    starts, axes = const_array(op.operand("starts")), const_array(op.operand("axes"))
     steps = op.operand("steps")
     stride = None if steps is None else const_array(steps)
-    if start is None or axes is None or start.size != 1 or axes.size != 1:
+    if starts is None or axes is None or starts.size != 1 or axes.size != 1:
         return None
     if steps is not None and (stride is None or int(stride[0]) != 1):
         return None
-    first = int(start[0])
+    first = int(starts[0])
     if first < 0 or not _is_last(int(axes[0]), x):
         return None
     return x, first, first + size
