@@ -33,6 +33,7 @@ class Canonicalize(RewritePass, name="canonicalize"):
         "lepton_ir.passes.canonicalize.states",
         "lepton_ir.passes.canonicalize.reductions",
         "lepton_ir.passes.canonicalize.pieces",
+        "lepton_ir.passes.canonicalize.spreads",
         "lepton_ir.passes.canonicalize.operators",
         "lepton_ir.passes.canonicalize.regions",
     )
