@@ -8,7 +8,7 @@ from lepton_ir import dims
 from lepton_ir.dims import Dim
 from lepton_ir.infer import const_tensor, content_of
 from lepton_ir.ir import Value
-from lepton_ir.passes.canonicalize.views import broadcast_shapes
+from lepton_ir.ops._shapes import broadcast_shapes
 from lepton_ir.pattern import Match
 from lepton_ir.rewrite import Rewriter, rewrite
 from lepton_ir.types import Shape
@@ -70,7 +70,10 @@ def drop_expand_of_batches(m: Match, rw: Rewriter) -> bool:
         source = inner.operands[0]
         if inner.has_attr_refs or source is None or not _grows_batches(source, value, other):
             continue
-        shape = broadcast_shapes([_batch(source), _batch(other)])
+        try:
+            shape = broadcast_shapes([_batch(source), _batch(other)])
+        except ValueError:
+            continue
         result = m.root.result.shape
         if shape is None or result is None or len(shape) + 2 != len(result):
             continue

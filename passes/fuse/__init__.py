@@ -29,5 +29,6 @@ class Fuse(RewritePass, name="fuse"):
         "lepton_ir.passes.fuse.qdq",
         "lepton_ir.passes.fuse.einsum",
         "lepton_ir.passes.fuse.shuffle",
+        "lepton_ir.passes.fuse.primitives",
         "lepton_ir.passes.fuse.scales",
     )
