@@ -50,7 +50,7 @@ def extract(module: Module, inputs: Sequence[str] | None, outputs: Sequence[str]
             code="extract",
             where="--inputs",
         )
-    ops, open_ends = _needed(module.main, results, set(starts))
+    ops, open_ends = needed(module.main, results, set(starts))
     if inputs is None:
         starts = [v for v in module.main.inputs if v in open_ends]
     elif open_ends:
@@ -247,7 +247,7 @@ def _reads(op: Op) -> list[Value]:
     return [v for v in read if v not in own]
 
 
-def _needed(
+def needed(
     main: Function, results: list[Value], starts: set[Value]
 ) -> tuple[set[Op], dict[Value, None]]:
     """Return the operations behind ``results`` up to ``starts``, and inputs reached otherwise."""

@@ -114,6 +114,14 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--check-each", action="store_true", help="compare after every pass")
     g.add_argument("--verify-each", action="store_true", help="verify the IR after every pass")
     g.add_argument("--keep-going", action="store_true", help="leave out a rewrite that is wrong")
+    g.add_argument(
+        "--reduce",
+        nargs="?",
+        type=_positive,
+        const=60.0,
+        metavar="SECONDS",
+        help="shrink a failure of the check to a small reproducer (60 s)",
+    )
     g.add_argument("--run-reproducer", metavar="FILE", help="run a reproducer again")
     g = p.add_argument_group("control over rewrites")
     g.add_argument("--stop-after", type=int, metavar="N", help="make only the first N rewrites")
@@ -177,6 +185,7 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         verify_each=args.verify_each,
         print_after_change=args.print_after_change,
         keep_going=args.keep_going,
+        reduce=args.reduce,
         keep_overridable=args.keep_overridable,
         inline=args.inline,
         remarks=remarks,

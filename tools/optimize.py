@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir import api, check, plugins
@@ -57,6 +57,7 @@ class Options:
     verify_each: bool = False
     print_after_change: bool = False
     keep_going: bool = False
+    reduce: float | None = None
     keep_overridable: bool = False
     inline: bool = False
     remarks: frozenset[str] | None = None
@@ -109,7 +110,7 @@ def optimize(options: Options) -> Outcome:
             checker = stack.enter_context(
                 check.Checker(None, options.check_timeout, options.check_memory)
             )
-        run = _Run(options, pipeline, path, checker, target)
+        run = Run(options, pipeline, path, checker, target)
         try:
             run.open_source(stack)
             outcome = run.execute()
@@ -199,7 +200,7 @@ def _check_values(options: Options) -> None:
             )
 
 
-class _Run:
+class Run:
     """State of one run; a bisection repeats parts of it on the reloaded source."""
 
     def __init__(
@@ -353,7 +354,7 @@ class _Run:
             if self.rest:
                 if self.checked:
                     outcome.verdict = self.compare(module)
-                    if self._mismatch(outcome.verdict, ctx):
+                    if self.mismatch(outcome.verdict, ctx):
                         continue
                 manager.run_steps(self.rest, module)
             if options.emit == "onnx" and self.lacks(module):
@@ -396,7 +397,7 @@ class _Run:
                     _require_runnable(verdict)
                 else:
                     outcome.verdict = verdict
-                    if self._mismatch(verdict, ctx):
+                    if self.mismatch(verdict, ctx):
                         return False
             if self.path is not None:
                 if options.emit == "lir":
@@ -407,7 +408,7 @@ class _Run:
                 outcome.output = self.path
         return True
 
-    def _mismatch(self, verdict: dict[str, Any], ctx: PassContext) -> bool:
+    def mismatch(self, verdict: dict[str, Any], ctx: PassContext) -> bool:
         """Return whether to run again without a wrong rewrite; raises when not allowed to."""
         if verdict["status"] != "mismatch":
             return False
@@ -418,6 +419,9 @@ class _Run:
             return True
         reproducer = self._write_reproducer(culprit)
         notes = [f"reproducer: {reproducer}"] if reproducer else []
+        if self.options.reduce is not None and self.path is not None:
+            smaller = self._write_reduced()
+            notes.append(f"reduced: {smaller}" if smaller else "it could not be reduced")
         if key is not None:
             notes.insert(0, f"the rewrite {key} (number {culprit}) makes the difference")
         raise check.CheckFailedError(
@@ -460,6 +464,15 @@ class _Run:
         except (LeptonError, OSError):
             return None
         return target
+
+    def _write_reduced(self) -> str | None:
+        """Shrink the failure, and write that beside the output, too."""
+        from lepton_ir.tools import reduce
+
+        assert self.path is not None
+        passes = ",".join(map(str, self.exact))
+        options = replace(self.options, passes=passes, exclude_rewrites=self.excluded)
+        return reduce.beside(self.load(), options, f"{os.path.splitext(self.path)[0]}.reduced.lir")
 
 
 def _require_runnable(verdict: dict[str, Any]) -> None:
