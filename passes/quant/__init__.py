@@ -36,7 +36,7 @@ class Quant(Pass, name="quant"):
         block: in weights mode, rows of a matrix that share a scale (a power of two from 16 on;
             0: whole columns in 8 bits, 32 rows in 4 bits).
         asymmetric: blocks with zero points.
-        scales: scales of blocks from their range (``range``), or the best of a few (``mse``).
+        scales: scales of weights from their range (``range``), or the best of a few (``mse``).
         per_channel: one scale per output channel of a weight instead of one per tensor.
         symmetric: static activations with their zero point in the middle of the integer range.
         reduce_range: weights in 7 bits, for x86 processors without VNNI, whose 16-bit
@@ -47,6 +47,8 @@ class Quant(Pass, name="quant"):
         skip_first: leave the first layer in float.
         skip_last: leave the last layer in float.
         embeddings: store tables that only ``gather`` reads in 8 bits (not in static mode).
+        rows: dynamic mode takes one range per row of a matrix (per token) instead of one per
+            tensor; opset 13.
         min_bytes: dynamic and weights modes leave smaller weights alone.
         calibrate: how static ranges come from data: ``minmax``, ``average`` (of the samples' ends),
             ``percentile``, ``entropy`` (least Kullback-Leibler divergence) or ``mse`` (least mean
@@ -71,6 +73,7 @@ class Quant(Pass, name="quant"):
     skip_first: bool = False
     skip_last: bool = False
     embeddings: bool = True
+    rows: bool = True
     min_bytes: int = 1024
     calibrate: str = "minmax"
     percentile: float = 99.99

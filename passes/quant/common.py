@@ -188,16 +188,17 @@ class Run:
         axis = axis if self.per_channel or forced else None
         if floor is not None and axis is None:
             floor = np.asarray(floor.max(initial=0.0))
+        search = self.options.scales == "mse"
         key = (id(tensor), axis)
         if key not in self._cache:
-            self._cache[key] = quantize_weight(tensor, axis, self.limit)
+            self._cache[key] = quantize_weight(tensor, axis, self.limit, search=search)
         found = self._cache[key]
         if found is None or floor is None:
             return found
         # A channel of zeros has scale 1, which may be coarse for its bias.
         if not ((found.scale == 1) & (floor > 0)).any() and (found.scale >= floor).all():
             return found
-        return quantize_weight(tensor, axis, self.limit, floor)
+        return quantize_weight(tensor, axis, self.limit, floor, search=search)
 
     # -- results -----------------------------------------------------------------------------
 

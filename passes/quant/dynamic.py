@@ -3,12 +3,15 @@
 ``x @ w`` becomes ``cast(matmul_integer(q, wq)) * (x_scale * w_scale)`` with ``q``, ``x_scale`` and
 its zero point from ``dynamic_quantize_linear(x)``, made once for all products that read ``x``.
 This is the form that onnxruntime runs as DynamicQuantizeMatMul or MatMulIntegerToFloat.
+With one range per row (``rows``) it is ``dequantize(quantize(x * 127 / m)) @ dequantize(wq) * m / 127``
+with ``m`` the largest magnitude of each row: the scale that is quantized with is 1 everywhere, so
+that standard operations can say it, and onnxruntime runs it as MatMulIntegerToFloat.
 Convolutions stay in float: onnxruntime's ConvInteger is slower than its float convolution.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +19,18 @@ import numpy as np
 from lepton_ir import dtypes
 from lepton_ir.passes.quant.common import Editor, Layer, float_constant, new_layer
 from lepton_ir.passes.quant.numbers import DerivedTensor, Weight
-from lepton_ir.passes.quant.weights import gather_layer
+from lepton_ir.passes.quant.weights import dequantized, gather_layer
 from lepton_ir.tensors import DenseTensor, Tensor
 
 if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.common import Run
+
+SMALLEST_STEP = 1e-20
+"""Step of a row of zeros, a normal f32."""
+
+ONE_SIDED = frozenset({"relu", "gelu", "erf", "sigmoid", "softmax", "silu", "ms_bias_gelu"})
+"""Operations behind which values are hardly negative."""
 
 _FLOAT_LAYERS = {
     "conv": "onnxruntime's integer convolution with dynamic ranges is slower than float "
@@ -37,13 +46,13 @@ _FLOAT_LAYERS = {
 class _Product:
     """Integer operands that are shared between products."""
 
-    inputs: dict[Value, tuple[Value, Value, Value]]
-    weights: dict[tuple[Value, bool], tuple[Value, Value, Value]]
+    inputs: dict[Value, tuple[Value, ...]] = field(default_factory=dict)
+    weights: dict[tuple[Value, bool], tuple[Value, ...]] = field(default_factory=dict)
 
 
 def quantize_dynamic(run: Run) -> None:
     """Quantize matrix products with constant weights, and tables, in ``main``."""
-    shared = _Product({}, {})
+    shared = _Product()
     convolutions = 0
     for op in list(run.module.main.walk()):
         if op.block is None or op.has_attr_refs:
@@ -101,7 +110,9 @@ def _product(run: Run, op: Op, shared: _Product) -> None:
     assert tensor is not None
     layer = new_layer(run, op, weight, tensor.nbytes, weight.nbytes)
     layer.source = op.result
-    _rewrite(run, op, (x, source, weight, transposed), shared, rule, layer)
+    by_row = run.options.rows and x.rank and run.has("dequantize_linear", 13, axis=0)
+    rewrite = _rewrite_rows if by_row else _rewrite
+    rewrite(run, op, (x, source, weight, transposed), shared, rule, layer)
 
 
 def _rewrite(
@@ -138,17 +149,91 @@ def _rewrite(
     if op.name == "gemm" and op.attr("alpha") != 1.0:
         scale = edit.mul(scale, float(op.attr("alpha")))
     y = edit.mul(edit.cast(acc, to=dtypes.F32), scale)
+    assert acc.op is not None
+    _finish(edit, op, acc.op, y, layer)
+    run.record(layer, source)
+
+
+def _rewrite_rows(
+    run: Run,
+    op: Op,
+    parts: tuple[Value, Value, Weight, bool],
+    shared: _Product,
+    rule: str,
+    layer: Layer,
+) -> None:
+    x, source, weight, transposed = parts
+    key = (source, transposed)
+    if key not in shared.weights:
+        at = Editor(op, rule).at_value(source)
+        stored = _transposed(weight) if transposed else weight
+        shared.weights[key] = (dequantized(at, stored, source, zero=True),)
+    top = op.block is run.module.main.block
+    if x not in shared.inputs or not top:
+        at = Editor(op, rule)
+        made = _rows(at.at_value(x) if top else at, x)
+        if top:
+            shared.inputs[x] = made
+    else:
+        made = shared.inputs[x]
+    edit = Editor(op, rule)
+    given, step, *low = made
+    product = edit.matmul(given, *shared.weights[key])
+    alpha = float(op.attr("alpha")) if op.name == "gemm" else 1.0
+    y = edit.mul(product, step)
+    if low:
+        sums = weight.tensor.numpy().sum(1 if transposed else 0, dtype=np.float64) * weight.scale
+        y = edit.add(y, edit.mul(low[0], edit.const(sums.astype(np.float32))))
+    if alpha != 1.0:
+        y = edit.mul(y, alpha)
+    _finish(edit, op, product.op, y, layer)
+    run.record(layer, source)
+
+
+def _rows(edit: Editor, x: Value) -> tuple[Value, ...]:
+    """Return ``x`` quantized by rows, scaled so that 1 is the step, and the steps.
+
+    For values that are hardly negative, the least of each row too: what is quantized is the
+    difference from it.
+    """
+    axes = edit.const(np.array([-1], np.int64))
+    least: tuple[Value, ...] = ()
+    if _one_sided(x):
+        low = edit.reduce_min(x, axes)
+        least, top, middle, levels = (low,), edit.sub(edit.reduce_max(x, axes), low), 0, 255
+        moved = edit.sub(x, low)
+    else:
+        top, middle, levels, moved = edit.reduce_max(edit.abs(x), axes), 128, 127, x
+    step = edit.max(edit.mul(top, float(np.float32(1 / levels))), SMALLEST_STEP)
+    one, zero = edit.const(np.float32(1)), edit.const(np.uint8(middle))
+    q = edit.quantize_linear(edit.div(moved, step), one, zero)
+    edit.named(q, x.name, "_quantized")
+    return edit.named(edit.dequantize_linear(q, one, zero), x.name, "_dequantized"), step, *least
+
+
+def _one_sided(x: Value, depth: int = 4) -> bool:
+    """Guess whether ``x`` is an activation's result; a wrong guess costs precision only."""
+    op = x.op
+    if op is None or depth == 0:
+        return False
+    if op.name in ONE_SIDED:
+        return True
+    return op.name in ("mul", "add", "reshape") and any(
+        v is not None and _one_sided(v, depth - 1) for v in op.operands
+    )
+
+
+def _finish(edit: Editor, op: Op, made: Op, y: Value, layer: Layer) -> None:
+    """Add the bias and put ``y`` in the place of ``op``."""
     bias = op.operand("c") if op.name == "gemm" and op.attr("beta") else None
     if bias is not None:
         y = edit.add(y, bias)
     result = op.result
     y.name, y.declared, y.meta = result.name, result.declared, result.meta
-    assert acc.op is not None
-    acc.op.node_name = op.node_name
+    made.node_name = op.node_name
     result.replace_all_uses(y)
     op.erase()
     layer.result = y
-    run.record(layer, source)
 
 
 def _transposed(weight: Weight) -> Weight:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from lepton_ir.passes.quant.nbits import BlockQuantizer
     from lepton_ir.passes.quant.numbers import Weight
 
+TABLE_BYTES = 1 << 20
+"""Smaller tables save little, and what they hold reaches all layers."""
+
 
 def channel_axis(op: Op, index: int, rank: int) -> int | None:
     """Return the axis of operand ``index`` whose elements make separate outputs of ``op``.
@@ -141,8 +144,11 @@ def gather_layer(run: Run, op: Op) -> None:
     source, indices = op.operands[0], op.operands[1]
     if tensor is None or source is None or len(tensor.shape) != 2 or op.attr("axis") != 0:
         return
-    if tensor.nbytes < max(run.options.min_bytes, 1) or any(u is not op for u in source.users):
-        run.refuse(op, "its table is small, or read by others too")
+    if tensor.nbytes < TABLE_BYTES or tensor.nbytes < run.options.min_bytes:
+        run.refuse(op, "its table is smaller than {} bytes", TABLE_BYTES)
+        return
+    if any(u is not op for u in source.users):
+        run.refuse(op, "its table is read by others too")
         return
     weight = run.weight(source, 0)
     if weight is None:
