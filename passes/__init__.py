@@ -21,6 +21,7 @@ TABLE: dict[str, str] = {
     "merge_parallel": "lepton_ir.passes.fuse.parallel:MergeParallel",
     "quant": "lepton_ir.passes.quant:Quant",
     "shapes": "lepton_ir.passes.shapes:Shapes",
+    "strip": "lepton_ir.passes.strip:Strip",
     "O1": "lepton_ir.passes.pipelines:O1",
     "O2": "lepton_ir.passes.pipelines:O2",
     "O3": "lepton_ir.passes.pipelines:O3",
