@@ -131,4 +131,4 @@ def _report_contradictions(function: Function, ctx: PassContext) -> None:
                 declared,
                 value.type,
             )
-            value.declared = None
+            value.declared = value.type

@@ -261,7 +261,7 @@ class GraphReader:
                 text = f"declared as {declared}, but it is {value.type}; the declaration is ignored"
                 place = shown(value.name or "")
                 self.remarks.append(Remark("note", "onnx", place, text))
-            value.declared = None
+            value.declared = value.type
 
     def _node(
         self, node: NodeProto, block: Block, scope: Scope
