@@ -73,6 +73,40 @@ def _bias(op: Op | None, x: Op, w: Op) -> bool:
     return bool(np.allclose(scale, left * right, rtol=1e-4, atol=0))
 
 
+@rewrite("quantize_linear", benefit=1)
+def signed_codes_to_unsigned(m: Match, rw: Rewriter) -> bool:
+    """dequantize(quantize(x) as i8) => the same as u8, with 128 added to the zero point.
+
+    Codes and zero point move together: results are bit-identical. Convolutions of onnxruntime on
+    x86 are several times as fast on unsigned codes.
+    """
+    if not wants_contrib(rw.ctx) or not _per_tensor(m.root):
+        return False
+    codes = m.root.result
+    if codes.dtype is not dtypes.I8 or m.root.attr("block_size"):
+        return False
+    readers = codes.users
+    if not readers or not all(r.name == "dequantize_linear" for r in readers):
+        return rw.fail("the codes are not only dequantized")
+    if not all(_per_tensor(r) and r.operands[0] is codes for r in readers):
+        return rw.fail("the scales are not constants, one a tensor")
+    moved = _unsigned(rw, m.root.operands[2])
+    attrs = {k: v for k, v in m.root.all_attrs().items() if k != "output_dtype"}
+    made: Value = rw.quantize_linear(*m.root.operands[:2], moved, **attrs)
+    for reader in readers:
+        again = _unsigned(rw, reader.operands[2])
+        rw.also(reader)
+        built = rw.build("dequantize_linear", made, reader.operands[1], again, **reader.all_attrs())
+        rw.replace(reader.result, built.result)
+    return True
+
+
+def _unsigned(rw: Rewriter, zero: Value | None) -> Value:
+    found = const_array(zero)
+    assert found is not None
+    return rw.const((found.astype(np.int16) + 128).astype(np.uint8), dtypes.U8)
+
+
 _UNARY = {
     "sigmoid": "ms_qlinear_sigmoid",
     "leaky_relu": "ms_qlinear_leaky_relu",
@@ -106,8 +140,8 @@ def fuse_qlinear_unary(m: Match, rw: Rewriter) -> bool:
 def fuse_qlinear_conv(m: Match, rw: Rewriter) -> bool:
     """quantize(conv(dequantize(x), dequantize(w), dequantize(b))) => qlinear_conv(x, w, b).
 
-    For codes of 8 bits, x and the result with one scale, w with one or one an output channel, and
-    b in the scale of the product. The result may differ by one step.
+    For unsigned codes of 8 bits, x and the result with one scale, w with one or one an output
+    channel, and b in the scale of the product. The result may differ by one step.
     """
     conv = made_by(m.root.operands[0], "conv")
     if conv is None or not wants_contrib(rw.ctx):
@@ -119,8 +153,8 @@ def fuse_qlinear_conv(m: Match, rw: Rewriter) -> bool:
         return rw.fail("the scales are not constants of a known layout")
     if m.root.result.dtype is not _codes(x).dtype:
         return rw.fail("codes of x and the result have different types")
-    if _codes(x).dtype is dtypes.I8 and _codes(w).dtype is not dtypes.I8:
-        return rw.fail("a signed x needs a signed weight")
+    if _codes(x).dtype is not dtypes.U8:
+        return rw.fail("the kernel for signed codes is slow")
     bias = conv.operand("b")
     b = made_by(bias, "dequantize_linear")
     if bias is not None and (b is None or not _bias(b, x, w)):
