@@ -16,7 +16,7 @@ from lepton_ir.diagnostics import Remark
 from lepton_ir.infer import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lepton_ir.ir import Module, Op
     from lepton_ir.target import Target
@@ -26,6 +26,12 @@ FOLD_OUTPUT_BYTES = 4 << 20
 
 FOLD_TOTAL_BYTES = 64 << 20
 """Folding budget per module: bytes that folding may add over what it removes."""
+
+UNUSED = "(unused)"
+"""Stands for a rule where operations went because nothing used them, whatever came before."""
+
+OTHER = "(other)"
+"""Stands for the rules of a pass that does not say which of them changed what."""
 
 MAX_REMARKS = 10_000
 
@@ -53,6 +59,10 @@ class PassContext:
         stop_after: number of rewrites after which everything is refused.
         progress: called now and then with (done, total, what).
         feeds: calibration data, see the quant pass.
+        rule_hits: how often each rule (``pass/rule``) was applied.
+        rule_nodes: operations that each rule added less those that it removed, and what died of
+            it; over a pass they add up to what the pass did.
+        rule_bytes: the same of the bytes of constants.
     """
 
     exact: bool = False
@@ -67,6 +77,8 @@ class PassContext:
     remarks: list[Remark] = field(default_factory=list)
     rewrites: list[str] = field(default_factory=list)
     rule_hits: Counter[str] = field(default_factory=Counter)
+    rule_nodes: Counter[str] = field(default_factory=Counter)
+    rule_bytes: Counter[str] = field(default_factory=Counter)
     data: dict[str, Any] = field(default_factory=dict)
     pass_name: str = ""
     fold_bytes: int = 0
@@ -90,6 +102,43 @@ class PassContext:
         self.rewrites.append(key)
         self.rule_hits[full] += 1
         return True
+
+    def tally(self, rule: str, nodes: int, size: int) -> None:
+        """Attribute a change in operations and in bytes of constants to a rule of this pass."""
+        full = f"{self.pass_name}/{rule or UNUSED}"
+        self.rule_nodes[full] += nodes
+        self.rule_bytes[full] += size
+
+    def tallied(self, pass_name: str) -> tuple[int, int]:
+        """Return what is attributed to the rules of a pass so far."""
+        head = pass_name + "/"
+        nodes = sum(n for rule, n in self.rule_nodes.items() if rule.startswith(head))
+        size = sum(n for rule, n in self.rule_bytes.items() if rule.startswith(head))
+        return nodes, size
+
+    def attribute_rest(
+        self,
+        pass_name: str,
+        keys: Sequence[str],
+        before: tuple[int, int],
+        deltas: tuple[int, int],
+    ) -> None:
+        """Attribute what no rule claimed: to the pass's only rule, else to its ``other`` ones.
+
+        Args:
+            pass_name: the pass that ran.
+            keys: the rewrites it made.
+            before: what :meth:`tallied` said before it ran.
+            deltas: operations and bytes of constants after it less those before it.
+        """
+        after = self.tallied(pass_name)
+        nodes, size = (d - (b - a) for d, a, b in zip(deltas, before, after, strict=True))
+        if nodes or size:
+            rules = {key.partition("@")[0] for key in keys}
+            rest = UNUSED if not rules else OTHER
+            full = next(iter(rules)) if len(rules) == 1 else f"{pass_name}/{rest}"
+            self.rule_nodes[full] += nodes
+            self.rule_bytes[full] += size
 
     def kept(self, op: Op) -> bool:
         """Return whether the user asked to leave this operation alone."""

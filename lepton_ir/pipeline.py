@@ -23,10 +23,10 @@ from lepton_ir import plugins
 from lepton_ir.diagnostics import LeptonError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from lepton_ir.context import PassContext
-    from lepton_ir.ir import Module
+    from lepton_ir.ir import Module, Op
 
 MAX_REPEATS = 1000
 MAX_ROUNDS = 10
@@ -58,12 +58,15 @@ class Pass:
         clean_up: pipeline text that belongs after this pass.
         lossy: the pass changes numbers on purpose (quantization); the check gates what came
             before it and reports the rest as a distance.
+        rule_names: names (or shell patterns of them) under which the pass asks ``ctx.allow``,
+            beside those of its rewrite rules.
     """
 
     __lepton_pass__: ClassVar[str] = ""
     needs: ClassVar[str] = ""
     clean_up: ClassVar[str] = ""
     lossy: ClassVar[bool] = False
+    rule_names: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -411,6 +414,8 @@ class PassRecord:
         rewrites: number of rewrites.
         ops: operations after the pass, constants not counted; -1 if not counted.
         implied: the pass was added by another's needs.
+        nodes_delta: operations after the pass less those before it.
+        bytes_delta: the same of the bytes of constants.
     """
 
     text: str
@@ -420,16 +425,25 @@ class PassRecord:
     rewrites: int
     ops: int
     implied: bool
+    nodes_delta: int = 0
+    bytes_delta: int = 0
 
 
 def count_ops(module: Module) -> int:
     """Return the number of operations that compute: no constants, no terminators."""
-    total = 0
-    for op in module.walk():
+    return measure(module.walk())[0]
+
+
+def measure(ops: Iterable[Op]) -> tuple[int, int]:
+    """Return the number of operations that compute, and the bytes of the constants."""
+    count = size = 0
+    for op in ops:
         definition = op.definition
-        if op.name != "const" and not (definition and "terminator" in definition.traits):
-            total += 1
-    return total
+        if op.name == "const":
+            size += getattr(op.attrs.get("value"), "nbytes", 0)
+        elif not (definition and "terminator" in definition.traits):
+            count += 1
+    return count, size
 
 
 class PassManager:
@@ -439,6 +453,7 @@ class PassManager:
         self.ctx = ctx
         self.instruments = tuple(instruments)
         self.records: list[PassRecord] = []
+        self._measured: tuple[Module | None, int, tuple[int, int]] = (None, 0, (0, 0))
 
     def run(self, pipeline: Pipeline, module: Module) -> list[PassRecord]:
         """Run all steps; return one record per pass that ran."""
@@ -453,12 +468,22 @@ class PassManager:
             else:
                 self._run_pass(step, module)
 
+    def _measure(self, module: Module) -> tuple[int, int]:
+        """Return operations and bytes of constants; walks only what changed since the last time."""
+        known, epoch, found = self._measured
+        if known is not module or epoch != module.epoch:
+            found = measure(module.walk())
+            self._measured = (module, module.epoch, found)
+        return found
+
     def _run_pass(self, step: Step, module: Module) -> None:
         ctx = self.ctx
         ctx.pass_name = step.item.name
         number = len(self.records) + 1
         for instrument in self.instruments:
             instrument.before_pass(step, module, number)
+        before = self._measure(module)
+        tallied = ctx.tallied(step.item.name)
         epoch, rewrites, started = module.epoch, len(ctx.rewrites), time.perf_counter()
         try:
             step.item.run(module, ctx)
@@ -468,15 +493,20 @@ class PassManager:
             for instrument in self.instruments:
                 instrument.pass_failed(step, module, error)
             raise
+        seconds = time.perf_counter() - started
+        after = self._measure(module)
+        deltas = (after[0] - before[0], after[1] - before[1])
         record = PassRecord(
             str(step),
             number,
-            time.perf_counter() - started,
+            seconds,
             module.epoch != epoch,
             len(ctx.rewrites) - rewrites,
-            count_ops(module),
+            after[0],
             step.implied,
+            *deltas,
         )
+        ctx.attribute_rest(step.item.name, ctx.rewrites[rewrites:], tallied, deltas)
         self.records.append(record)
         for instrument in self.instruments:
             instrument.after_pass(step, module, record)

@@ -18,7 +18,7 @@ from lepton_ir.diagnostics import NOWHERE, LeptonError, Location, VerifyError, s
 from lepton_ir.infer import describe, infer_op
 from lepton_ir.ir import Function, Module, Op, Value
 from lepton_ir.pattern import Failure, Match, OpPattern, check_roots
-from lepton_ir.pipeline import Pass
+from lepton_ir.pipeline import Pass, measure
 from lepton_ir.types import UNKNOWN, TensorType, Type, TypeMismatchError, meet
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ class Rewriter(Builder):
         self.new_ops = []
         self.mutated = False
         self.failure = None
+        self.worklist.cause = rule
 
     def fail(self, template: str, *args: object) -> bool:
         """Say why the rule does not apply; formatted only if someone asks for remarks."""
@@ -304,6 +305,12 @@ class Rewriter(Builder):
             key = self.ctx.rewrites.pop()
             self.ctx.rule_hits[key.split("@", 1)[0]] -= 1
 
+    def settle(self) -> None:
+        """Attribute what the rule made and left to it."""
+        made = [op for op in self.new_ops if op.block is not None]
+        if made:
+            self.ctx.tally(self.rule, *measure(o for op in made for o in op.walk()))
+
 
 def refines(new: Type, old: Type) -> bool:
     """Return whether a value of type ``new`` provably has every property of ``old``.
@@ -338,15 +345,24 @@ def propagate_types(value: Value, worklist: Worklist | None = None) -> None:
 
 
 class Worklist:
-    """Operations to visit: the latest pushed first, each at most once."""
+    """Operations to visit: the latest pushed first, each at most once.
 
-    def __init__(self, ops: Iterable[Op] = ()) -> None:
+    Attributes:
+        cause: the rule at work, which what dies of it is attributed to.
+    """
+
+    def __init__(self, ops: Iterable[Op] = (), ctx: PassContext | None = None) -> None:
+        self.cause = ""
+        self._ctx = ctx
+        self._causes: dict[Op, str] = {}
         self._stack = list(ops)
         self._stack.reverse()
         self._members = set(self._stack)
 
     def push(self, op: Op) -> None:
         """Visit ``op`` (again)."""
+        if self.cause:
+            self._causes[op] = self.cause
         if op not in self._members:
             self._members.add(op)
             self._stack.append(op)
@@ -360,8 +376,18 @@ class Worklist:
                 return op
         return None
 
+    def bury(self, op: Op) -> None:
+        """Forget a dead ``op``; its death is that of the rule that visited it last."""
+        self.cause = self._causes.get(op, "")
+        self.forget(op)
+        self.cause = ""
+
     def forget(self, op: Op) -> None:
         """Erase ``op`` and visit what it read."""
+        if self._ctx is not None:
+            nodes, size = measure(op.walk() if op.regions else (op,))
+            self._ctx.tally(self.cause, -nodes, -size)
+        self._causes.pop(op, None)
         for inner in op.walk() if op.regions else (op,):
             for value in inner.operands:
                 if value is not None and isinstance(value.producer, Op):
@@ -413,7 +439,7 @@ def apply_rules(
         RewriteError: rules undo one another, or a rule broke the contract.
     """
     start = list(function.walk() if ops is None else ops)
-    worklist = Worklist(start)
+    worklist = Worklist(start, ctx)
     rewriter = Rewriter(function, ctx, worklist)
     limit = RUNAWAY_FACTOR * (len(start) + 64)
     first = len(ctx.rewrites)
@@ -421,7 +447,7 @@ def apply_rules(
     steps = 0
     while (op := worklist.pop()) is not None:
         if is_dead(op) and not (ctx.keep_nodes and ctx.kept(op)):
-            worklist.forget(op)
+            worklist.bury(op)
             continue
         candidates = index.get(op.name)
         if candidates is None or op.has_attr_refs:
@@ -474,6 +500,7 @@ def try_rule(rule: Rule, op: Op, rewriter: Rewriter, ctx: PassContext) -> bool:
             template, args = rewriter.failure
             ctx.remark("missed", op, rule.name + ": " + template, *args)
         return False
+    rewriter.settle()
     if rewriter.mutated and ctx.wants("applied"):
         place = ctx.rewrites[-1].partition("@")[2]
         ctx.remark("applied", f'node "{shorten(place)}"', "{} applied", rule.name)

@@ -33,6 +33,8 @@ class Cse(Pass, name="cse"):
     large ones are compared by sample first and streamed.
     """
 
+    rule_names = ("merge", "merge_constant")
+
     def run(self, module: Module, ctx: PassContext) -> None:
         """Visit every block once, in order; nested blocks see what dominates them."""
         for function in module.functions.values():

@@ -86,6 +86,8 @@ class Fold(Pass, name="fold"):
     limit: int = context.FOLD_OUTPUT_BYTES
     total: int = context.FOLD_TOTAL_BYTES
 
+    rule_names = ("fold", "known_content")
+
     def run(self, module: Module, ctx: PassContext) -> None:
         """Visit every operation once, in order; infer again what reads a new constant."""
         for function in module.functions.values():

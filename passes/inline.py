@@ -26,6 +26,7 @@ class Inline(Pass, name="inline"):
     """Replace calls of local functions by their bodies."""
 
     clean_up = "dce"
+    rule_names = ("inline",)
 
     def run(self, module: Module, ctx: PassContext) -> None:
         """Inline bottom-up, so that each body is copied with its own calls already gone.

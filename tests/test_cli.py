@@ -332,6 +332,57 @@ def test_stats_count_rules(opt, model):
     assert "canonicalize/times_one" in out
 
 
+def test_changes_are_attributed_to_passes_and_rules(opt, model):
+    _, out, _ = opt(model, "--check=off", "--json", "--passes=canonicalize,cse,dce")
+    found = json.loads(out)
+    rules, passes = found["attribution"], found["passes"]
+    assert rules["canonicalize/drop_identity"] == {"applied": 1, "nodes": -1, "bytes": 0}
+    # The constant dies of the rule that made it useless.
+    assert rules["canonicalize/times_one"] == {"applied": 1, "nodes": -1, "bytes": -4}
+    assert rules["canonicalize/(unused)"]["nodes"] == -1
+    for kind, delta in (("nodes", "nodes_delta"), ("bytes", "bytes_delta")):
+        for row in passes:
+            made = [r[kind] for n, r in rules.items() if n.split("/")[0] == row["text"]]
+            if sum(p["text"] == row["text"] for p in passes) == 1:
+                assert sum(made) == row[delta], row
+    changed = found["result"]["nodes"] - found["source"]["nodes"]
+    assert sum(p["nodes_delta"] for p in passes) == changed
+
+
+def test_missed_remarks_are_counted_first(opt, model):
+    _, out, _ = opt(model, "--check=off", "--remarks=missed")
+    lines = out.splitlines()
+    if any(line.startswith("remark[") for line in lines):
+        assert lines[0].split() == ["missed", "why"]
+    assert all(len(line) <= 80 or "remark[" in line or str(model.parent) in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--keep-node=/Rel", "did you mean /Relu"),
+        ("--exclude-rule=drop_identiti", "did you mean drop_identity"),
+        ("--exclude-rule=cse/nothing", "--exclude-rule"),
+        ("--exclude-rule=frobnicate", "docs/rules.md"),
+        ("--remarks=canonicalise", "did you mean canonicalize"),
+        ("--remarks=O2", "--list-passes"),
+    ],
+)
+def test_unknown_names_are_errors(opt, model, option, message):
+    code, out, err = opt(model, option, "--check=off")
+    assert (code, out) == (1, "")
+    assert message in err
+    assert files(model.parent) == ["tiny.onnx"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--exclude-rule=merge", "--exclude-rule=cse/merge", "--exclude-rule=f16-matmul"],
+)
+def test_names_of_rules_outside_patterns_are_known(opt, model, option):
+    assert opt(model, option, "--check=off")[0] == 0
+
+
 def test_remarks_say_what_was_done_and_what_not(opt, model):
     _, out, _ = opt(model, "--check=off", "--remarks=canonicalize")
     assert "remark[canonicalize]: drop_identity applied" in out
@@ -493,6 +544,9 @@ def test_wrong_pass_is_named_by_check_each(model, wrong):
 
 
 def test_reproducer_repeats_the_options_that_choose_rewrites(model, wrong):
+    proto = onnx.load(model)
+    next(n for n in proto.graph.node if n.name == "/Exp").name = "/a b"
+    onnx.save(proto, model)
     options = ("--exclude-rule=times_one", "--keep-node=/a b", "--target=ort")
     shell(model, "--plugin", wrong, "--passes=canonicalize,wrong,dce", *options)
     reproducer = model.with_name("tiny.opt.repro.lir")

@@ -241,6 +241,8 @@ def _print(args: argparse.Namespace, outcome: Outcome) -> None:
         print(json.dumps(report.as_json(outcome), indent=1, default=str))
         return
     if args.remarks is not None:
+        if "missed" in args.remarks.split(","):
+            sys.stdout.write(report.render_missed(outcome) + "\n")
         for remark in dict.fromkeys(map(str, outcome.remarks)):
             print(remark)
     if args.report == "text":

@@ -16,6 +16,7 @@ from lepton_ir.diagnostics import LeptonError, Remark, UnsupportedError, shorten
 from lepton_ir.instruments import CheckEach, PrintAfterChange, VerifyEach
 from lepton_ir.pipeline import Instrument, PassManager, PassRecord, Pipeline, Step, count_ops
 from lepton_ir.target import Target
+from lepton_ir.tools import known_names
 from lepton_ir.tools.places import (
     data_files,
     files_size,
@@ -76,6 +77,8 @@ class Outcome:
         nodes: operations before and after.
         size: bytes of the files before and after (0 when nothing was written).
         records: one per pass.
+        rules: how often each rule was applied.
+        deltas: operations and bytes of constants that each rule added less what it removed.
         verdict: of the check, ``None`` when it was off.
         lossy: verdict over the lossy passes, with the signal-to-noise ratio by output.
     """
@@ -86,6 +89,7 @@ class Outcome:
     size: tuple[int, int] = (0, 0)
     records: list[PassRecord] = field(default_factory=list)
     rules: dict[str, int] = field(default_factory=dict)
+    deltas: dict[str, tuple[int, int]] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
     verdict: dict[str, Any] | None = None
     lossy: dict[str, Any] | None = None
@@ -101,6 +105,7 @@ def optimize(options: Options) -> Outcome:
         LeptonError: whatever went wrong; no output file is left then.
     """
     started = time.perf_counter()
+    known_names.check_options(options)
     pipeline = plan(options)
     target = find_target(options.target)
     path = output_path(options)
@@ -155,7 +160,9 @@ def _place(error: LeptonError, model: str, path: str | None) -> None:
         error.where = f"{shown}: {error.where}" if error.where else shown
 
 
-_OPTION_CODES = frozenset({"output", "pipeline", "target", "dim", "calib", "feeds", "plugin"})
+_OPTION_CODES = frozenset(
+    {"option", "output", "pipeline", "target", "dim", "calib", "feeds", "plugin"}
+)
 """Codes of errors about an option: their place is the option, not the model."""
 
 
@@ -318,6 +325,10 @@ class Run:
         }
         return any(not self.target.has(name, module, {}) for name in sorted(names))
 
+    def check_nodes(self, module: Module) -> None:
+        """Refuse names in ``--keep-node`` that no node of the source has."""
+        known_names.check_nodes(self.options.keep_nodes, module)
+
     def legalize(self, module: Module) -> None:
         """Decompose what the target lacks; not subject to the options that leave rewrites out."""
         ctx = PassContext(target=self.target)
@@ -337,6 +348,7 @@ class Run:
         options = self.options
         for _ in range(MAX_EXCLUDED):
             module = self.load()
+            self.check_nodes(module)
             self.sources = [options.model, *data_files(module)]
             if self.path is not None:
                 protect(self.path, self.sources)
@@ -361,6 +373,7 @@ class Run:
                 self.legalize(module)
             outcome.records = manager.records
             outcome.rules = dict(ctx.rule_hits)
+            outcome.deltas = {n: (c, ctx.rule_bytes[n]) for n, c in ctx.rule_nodes.items()}
             outcome.remarks = [*module.remarks, *ctx.remarks]
             outcome.layers = list(ctx.data.get("layers", ()))
             outcome.nodes = (outcome.nodes[0], count_ops(module))

@@ -23,7 +23,7 @@ from lepton_ir.diagnostics import LeptonError, shorten
 from lepton_ir.infer import infer_function, reset_block
 from lepton_ir.pipeline import Combinator, Pipeline, Step, count_ops
 from lepton_ir.tensors import SplatTensor, Tensor, from_array
-from lepton_ir.tools import optimize
+from lepton_ir.tools import known_names, optimize
 from lepton_ir.tools.extract import build, extract_ops, needed
 from lepton_ir.types import TensorType
 from lepton_ir.verify import verify_module
@@ -78,6 +78,9 @@ class _Candidate(optimize.Run):
         if self.options.opset is not None:
             module.opsets[""] = self.options.opset
         return module
+
+    def check_nodes(self, module: Module) -> None:
+        """The nodes to keep may be gone."""
 
     def mismatch(self, verdict: dict[str, Any], ctx: PassContext) -> bool:
         if verdict["status"] == "mismatch":
@@ -427,6 +430,8 @@ def write(found: Reduced, options: Options, path: str) -> None:
     from lepton_ir.tools import reproduce
 
     if path.endswith(".lir"):
+        left = known_names.node_names(found.module)
+        options = dataclasses.replace(options, keep_nodes=options.keep_nodes & left)
         text = reproduce.option_text(options, options.exclude_rewrites, options.stop_after)
         write_reproducer(found.module, path, found.passes, text)
     else:
@@ -522,6 +527,8 @@ def run(args: argparse.Namespace) -> int:
     check_output(path, args.model)
     module = api.load(args.model)
     options = _options(args)
+    known_names.check_options(options)
+    known_names.check_nodes(options.keep_nodes, module)
     found = reduce(module, options, args.seconds)
     write(found, options, path)
     print(render(found, module, path))

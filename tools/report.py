@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import textwrap
 import time
@@ -44,13 +45,19 @@ def render(outcome: Outcome, *, timing: bool, stats: bool) -> str:
     if outcome.output:
         a, b = outcome.size
         lines.append(f"  bytes   {human_bytes(a):>10} -> {human_bytes(b):>10}   {_change(a, b)}")
-    lines.append(f"  {'pass':<38} {'rewrites':>9} {'nodes':>8} {'seconds':>9}")
+    lines.append(
+        f"  {'pass':<28} {'rewrites':>8} {'nodes':>8} {'':>7} {'constants':>11} {'seconds':>8}"
+    )
     for r in outcome.records:
         if r.changed or timing:
             name = ("+ " if r.implied else "  ") + r.text
-            lines.append(f"  {clip(name, 38):<38} {r.rewrites:>9} {r.ops:>8,} {r.seconds:>9.3f}")
+            delta, size = _signed(r.nodes_delta), _signed_bytes(r.bytes_delta)
+            lines.append(
+                f"  {clip(name, 28):<28} {r.rewrites:>8,} {r.ops:>8,} {delta:>7} {size:>11} "
+                f"{r.seconds:>8.3f}"
+            )
     if stats:
-        lines += [f"    {clip(n, 56):<56} {c:>9}" for n, c in rule_table(outcome, 1000)]
+        lines += _rule_lines(outcome)
     lines += _layer_lines(outcome.layers)
     lines += _check_lines(outcome)
     lines += [f"  left out, because it made the result wrong: {key}" for key in outcome.excluded]
@@ -61,6 +68,53 @@ def render(outcome: Outcome, *, timing: bool, stats: bool) -> str:
     if outcome.output:
         lines.append(f"  wrote {outcome.output} in {outcome.seconds:.1f} s")
     return "\n".join(part for line in lines for part in _wrap(line))
+
+
+def _signed(count: int) -> str:
+    return f"{count:+,}" if count else ""
+
+
+def _signed_bytes(count: int) -> str:
+    return ("+" if count > 0 else "") + human_bytes(count) if count else ""
+
+
+def _rule_lines(outcome: Outcome) -> list[str]:
+    """Return a line per rule: applications, operations and bytes of constants that came or went."""
+    applied = dict(rule_table(outcome, 1000))
+    names = [*applied, *sorted(n for n in outcome.deltas if n not in applied)]
+    lines = [f"    {'rule':<46} {'applied':>9} {'nodes':>7} {'constants':>11}"]
+    for name in names:
+        nodes, size = outcome.deltas.get(name, (0, 0))
+        if name in applied or nodes or size:
+            count = f"{applied[name]:,}" if name in applied else ""
+            row = f"{count:>9} {_signed(nodes):>7} {_signed_bytes(size):>11}"
+            lines.append(f"    {clip(name, 46):<46} {row}")
+    return lines
+
+
+def missed_groups(outcome: Outcome) -> list[tuple[int, str, str, str]]:
+    """Return near misses by reason: (how many, pass, reason, one place); the most frequent first.
+
+    Reasons that differ only in names and numbers are one.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    unique = {str(r): r for r in outcome.remarks if r.kind == "missed"}
+    for remark in unique.values():
+        reason = re.sub(r"\"[^\"]*\"|'[^']*'|%\S+|(?<![\w-])-?\d[\d.]*", "_", remark.message)
+        groups.setdefault((remark.pass_name, reason), []).append(remark.where)
+    found = [(len(places), name, reason, places[0]) for (name, reason), places in groups.items()]
+    return sorted(found, key=lambda g: (-g[0], g[1], g[2]))
+
+
+def render_missed(outcome: Outcome, limit: int = 20) -> str:
+    """Return the most frequent reasons why rules did not apply, as a table."""
+    groups = missed_groups(outcome)
+    lines = [f"  {'missed':>7}  why"]
+    for count, pass_name, reason, place in groups[:limit]:
+        lines.append(f"  {count:>7,}  {pass_name}: {reason}{_place(place)}")
+    if len(groups) > limit:
+        lines.append(f"  ... and {len(groups) - limit} more reasons (--report=json)")
+    return "\n".join(part for line in lines for part in _wrap(line)) if groups else ""
 
 
 def _wrap(line: str) -> list[str]:
@@ -139,6 +193,18 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         },
         "passes": [vars(r) for r in outcome.records],
         "rules": {k: v for k, v in outcome.rules.items() if v > 0},
+        "attribution": {
+            name: {
+                "applied": outcome.rules.get(name, 0),
+                "nodes": outcome.deltas.get(name, (0, 0))[0],
+                "bytes": outcome.deltas.get(name, (0, 0))[1],
+            }
+            for name in dict.fromkeys([*outcome.rules, *outcome.deltas])
+        },
+        "missed": [
+            {"count": count, "pass": name, "reason": reason, "where": place}
+            for count, name, reason, place in missed_groups(outcome)
+        ],
         "check": outcome.verdict,
         "lossy": outcome.lossy,
         "layers": outcome.layers,

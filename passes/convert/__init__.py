@@ -51,6 +51,7 @@ class Convert(Pass, name="convert"):
     f64: bool = False
 
     lossy = True
+    rule_names = ("f16-*", "bf16-*")
     needs = "shapes,fold,canonicalize,fuse"
     clean_up = "canonicalize,dce"
 
