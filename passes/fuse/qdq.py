@@ -132,7 +132,8 @@ def quantize_of_moved(m: Match, rw: Rewriter) -> bool:
     """quantize(move(dequantize(v, s, z)), s, z) => move(v), for views, slices, pools, concats.
 
     (v - z) * s rounds back to v - z for every 8 or 16-bit v and a scale far from overflow. Along
-    an axis only where nothing moves in between.
+    an axis only where nothing moves in between. Not where the result is dequantized again: there
+    onnxruntime drops the pairs itself, and selects its integer kernels by them before.
     """
     params = params_of(m.root)
     x = m.root.operands[0]
@@ -143,6 +144,8 @@ def quantize_of_moved(m: Match, rw: Rewriter) -> bool:
     source = _Integers(params, rw)
     if not source.known(x):
         return rw.fail("it is not dequantized with the same parameters") if source.found else False
+    if source.passed and any(u.name == "dequantize_linear" for u in m.root.result.users):
+        return rw.fail("runtimes look for the pairs around the operations that surround it")
     rw.also(*source.passed)
     made = source.build(x)
     if made.dtype is not params.dtype:
