@@ -134,6 +134,25 @@ def parser() -> argparse.ArgumentParser:
         help="not this single rewrite, as named in a check's message",
     )
     g.add_argument("--keep-node", action="append", default=[], metavar="NAME", help="not touched")
+    g = p.add_argument_group("quantization")
+    g.add_argument(
+        "--quant-exclude",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave this layer in float (a name or a shell pattern)",
+    )
+    g.add_argument(
+        "--max-drop",
+        type=_positive,
+        metavar="X",
+        help="leave layers in float until the metric, or the output, loses no more than this",
+    )
+    g.add_argument(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="your own code, called with lists of feeds and outputs; higher is better",
+    )
     g = p.add_argument_group("report")
     g.add_argument(
         "--report",
@@ -193,6 +212,9 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         exclude_rules=frozenset(args.exclude_rule),
         exclude_rewrites=frozenset(args.exclude_rewrite),
         keep_nodes=frozenset(args.keep_node),
+        quant_exclude=tuple(args.quant_exclude),
+        max_drop=args.max_drop,
+        metric=args.metric,
         progress=progress,
     )
 

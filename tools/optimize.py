@@ -66,6 +66,9 @@ class Options:
     exclude_rules: frozenset[str] = frozenset()
     exclude_rewrites: frozenset[str] = frozenset()
     keep_nodes: frozenset[str] = frozenset()
+    quant_exclude: tuple[str, ...] = ()
+    max_drop: float | None = None
+    metric: str | None = None
     progress: Any = None
 
 
@@ -172,6 +175,11 @@ def plan(options: Options) -> Pipeline:
 
     _check_values(options)
     steps = list(Pipeline.parse(options.passes).steps)
+    legalize = Step(Pipeline.parse("legalize").steps[0].item, implied=True)
+    if options.opset is not None:
+        # What the opset written cannot say goes first: passes clean up behind it, and the
+        # module can be written, and compared, after every pass.
+        steps[:0] = [*Pipeline.parse("shapes").steps, legalize]
     if options.inline:
         steps[:0] = Pipeline.parse("inline").steps
     if options.dims:
@@ -179,8 +187,7 @@ def plan(options: Options) -> Pipeline:
         steps[:0] = [Step(shapes(dim=options.dims), implied=True)]
     pipeline = Pipeline(tuple(steps)).with_implied()
     if options.opset is not None or options.target != "onnx":
-        legalize = Pipeline.parse("legalize").steps[0].item
-        pipeline = Pipeline((*pipeline.steps, Step(legalize, implied=True)))
+        pipeline = Pipeline((*pipeline.steps, legalize))
     return pipeline
 
 
@@ -284,6 +291,11 @@ class Run:
             progress=options.progress,
             feeds=options.calib,
         )
+        ctx.data |= {
+            "quant_exclude": options.quant_exclude,
+            "quant_max_drop": options.max_drop,
+            "quant_metric": options.metric,
+        }
         ctx.data["model_path"] = os.path.abspath(options.model)
         return ctx
 

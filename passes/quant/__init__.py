@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
@@ -55,6 +55,12 @@ class Quant(Pass, name="quant"):
             squared error).
         percentile: percent of the values below either end, for ``calibrate=percentile``.
         cache: keep what calibration finds in the user's cache folder, by content.
+        recipe: a TOML file with choices per layer, see docs/quantization.md.
+        sensitivity: static mode measures what is lost when each layer alone is quantized.
+        max_drop: static mode leaves layers in float until no more than this is lost: of the
+            metric, or of 1 in the relative distance of the outputs; 0: no limit.
+        metric: ``module:function``, your own code, called with a list of feeds and a list of
+            dicts of outputs; what it returns is to be high.
         islands: keep static regions whose borders cost more time than their integers save.
         measure: with calibration data, measure the signal-to-noise ratio of layer outputs.
     """
@@ -79,9 +85,14 @@ class Quant(Pass, name="quant"):
     percentile: float = 99.99
     cache: bool = True
     measure: bool = True
+    recipe: str = ""
+    sensitivity: bool = False
+    max_drop: float = 0.0
+    metric: str = ""
     islands: bool = False
 
     lossy = True
+    rule_names = ("static-*", "dynamic-*", "weights-*", "blocks-*", "auto-*")
     needs = "shapes,fold,canonicalize,fuse"
     clean_up = "dce"
 
@@ -99,6 +110,8 @@ class Quant(Pass, name="quant"):
             raise ValueError(f"calibrate is one of {known}, not {self.calibrate!r}")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile is over 50 and at most 100, not {self.percentile}")
+        if self.max_drop < 0:
+            raise ValueError(f"max_drop is at least 0, not {self.max_drop}")
         if self.activations not in ("", "u8", "i8"):
             raise ValueError(f"activations are u8 or i8, not {self.activations!r}")
 
@@ -122,7 +135,10 @@ class Quant(Pass, name="quant"):
             raise LeptonError(
                 "static quantization needs calibration data", code="quant-calib", hint=_NO_DATA
             )
-        run = Run(self, module, ctx, mode)
+        limit, metric = ctx.data.get("quant_max_drop"), ctx.data.get("quant_metric")
+        options = self if limit is None else replace(self, max_drop=limit)
+        options = options if metric is None else replace(options, metric=metric)
+        run = Run(options, module, ctx, mode)
         before = run.snapshot() if feeds is not None and self.measure else None
         self._quantize(run, feeds)
         run.finish()
@@ -130,6 +146,7 @@ class Quant(Pass, name="quant"):
             from lepton_ir.passes.quant.measure import measure_outputs
 
             measure_outputs(run, before, feeds)
+        run.add_sensitivities()
         ctx.data.setdefault("layers", []).extend(layer.row() for layer in run.layers)
 
     def _quantize(self, run: Run, feeds: Feeds | None) -> None:
@@ -150,4 +167,17 @@ class Quant(Pass, name="quant"):
             run.require("quantize_linear", 10)
             if feeds is None:
                 raise UnsupportedError("no calibration data", code="quant-calib")
+            self._search(run, feeds)
             quantize_static(run, feeds)
+
+    def _search(self, run: Run, feeds: Feeds) -> None:
+        """Measure sensitivities, and leave out what ``max_drop`` asks for."""
+        if not run.options.sensitivity and run.options.max_drop <= 0:
+            return
+        from lepton_ir.passes.quant.mixed import choose
+
+        run.units = choose(run, feeds)
+        kept = [u for u in run.units if u.kept]
+        run.vetoed = frozenset(u.name for u in kept)
+        for unit in kept:
+            run.ctx.remark("note", unit.name, "stays in float: {}", unit.cause)

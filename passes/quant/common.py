@@ -15,6 +15,7 @@ from lepton_ir.clone import clone_module
 from lepton_ir.context import source_key
 from lepton_ir.diagnostics import Location, UnsupportedError
 from lepton_ir.infer import const_tensor
+from lepton_ir.passes.quant import recipe
 from lepton_ir.passes.quant.numbers import Weight, quantize_weight
 from lepton_ir.tensors import ElidedTensor, Tensor
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lepton_ir.context import PassContext
     from lepton_ir.ir import Module, Op, Value
     from lepton_ir.passes.quant import Quant
+    from lepton_ir.passes.quant.mixed import Unit
 
 Array = np.ndarray[Any, Any]
 
@@ -44,6 +46,8 @@ class Layer:
         source: the operation as it was, to find it in a snapshot.
         result: the value in the quantized module.
         output_sqnr: of ``output`` on the calibration data, dB; ``None`` when not measured.
+        sensitivity: what is lost when only this layer is quantized; ``None`` when not measured.
+        cause: why it is sensitive.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Layer:
     source: Value | None = None
     result: Value | None = None
     output_sqnr: float | None = None
+    sensitivity: float | None = None
+    cause: str = ""
 
     def row(self) -> dict[str, Any]:
         """Return the row: plain JSON; a ratio without noise is ``None``."""
@@ -70,6 +76,8 @@ class Layer:
             "output_sqnr": _finite(self.output_sqnr),
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
+            "sensitivity": self.sensitivity,
+            "cause": self.cause,
         }
 
 
@@ -104,6 +112,9 @@ class Run:
         self._cache: dict[tuple[Any, ...], Weight | None] = {}
         self._spent: list[tuple[Layer, Value, int]] = []
         self._skipped = self._skip_ends()
+        self.recipe = recipe.read(options.recipe)
+        self.vetoed: frozenset[str] = frozenset()
+        self.units: list[Unit] = []
         self.merges = False
         if options.per_channel and not self.has("dequantize_linear", 13, axis=0):
             self.per_channel = mode == "dynamic"  # which has no DequantizeLinear
@@ -153,10 +164,12 @@ class Run:
 
     def permitted(self, rule: str, op: Op) -> bool:
         """Return whether a layer may be quantized; counts it if so."""
-        name = op.node_name or source_key(op)
-        if op in self._skipped or any(
-            name == p or fnmatchcase(name, p) for p in self.options.exclude
-        ):
+        name = label(op)
+        if name in self.vetoed:
+            return False  # the report says why
+        patterns = (*self.options.exclude, *self.ctx.data.get("quant_exclude", ()))
+        named = any(name == p or fnmatchcase(name, p) for p in patterns)
+        if named or op in self._skipped or self.recipe.find(name).exclude:
             self.ctx.remark("missed", op, "stays in float: excluded")
             return False
         return self.ctx.allow(rule, op)
@@ -219,6 +232,17 @@ class Run:
                 value.op.erase()
         if not self.layers:
             self.ctx.remark("note", "", "nothing to quantize in {} mode", self.mode)
+
+    def add_sensitivities(self) -> None:
+        """Put what a search found into the rows; layers kept in float get rows of their own."""
+        rows = {layer.name: layer for layer in self.layers}
+        for unit in self.units:
+            row = rows.get(unit.name)
+            if row is None:
+                row = Layer(unit.name, "float", "", "", math.inf, 0, 0)
+                self.layers.append(row)
+            row.sensitivity = round(float(unit.distance), 6)
+            row.cause = unit.cause
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the module, to compare with later."""

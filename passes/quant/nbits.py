@@ -8,7 +8,7 @@ the code -8 and all 16 codes are used. Asymmetric ones map the range of a block,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -230,7 +230,9 @@ class BlockQuantizer:
     run: Run
     scheme: Scheme
     spool: Spool = field(default_factory=Spool)
-    made: dict[tuple[Value, bool], tuple[list[Value], _Packed]] = field(default_factory=dict)
+    made: dict[tuple[Value, bool, Scheme], tuple[list[Value], _Packed]] = field(
+        default_factory=dict
+    )
 
     @property
     def fused(self) -> bool:
@@ -244,6 +246,12 @@ class BlockQuantizer:
             return False
         if op.name == "gemm" and op.attr("transA"):
             return False
+        options, choice = self.run.options, self.run.recipe.find(label(op))
+        bits = choice.bits or options.bits
+        block = choice.block or options.block
+        if bits == 8 and not block:
+            return False
+        self.scheme = replace(self.scheme, bits=bits, block=block or 32)
         return tensor.nbytes >= self.run.options.min_bytes
 
     def rewrite(self, op: Op) -> None:
@@ -255,7 +263,7 @@ class BlockQuantizer:
         assert source is not None
         assert tensor is not None
         transposed = op.name == "gemm" and bool(op.attr("transB"))
-        first = (source, transposed) not in self.made
+        first = (source, transposed, self.scheme) not in self.made
         make = self._fused if self.fused else self._standard
         packed, y = make(op, source, tensor, transposed, rule)
         row = Layer(
@@ -290,7 +298,7 @@ class BlockQuantizer:
     def _fused(
         self, op: Op, source: Value, tensor: Tensor, transposed: bool, rule: str
     ) -> tuple[_Packed, Value]:
-        key, scheme = (source, transposed), self.scheme
+        key, scheme = (source, transposed, self.scheme), self.scheme
         k, n = tensor.shape if not transposed else tensor.shape[::-1]
         if key not in self.made:
             packed = pack_nbits(tensor, transposed, scheme)
@@ -317,7 +325,7 @@ class BlockQuantizer:
     def _standard(
         self, op: Op, source: Value, tensor: Tensor, transposed: bool, rule: str
     ) -> tuple[_Packed, Value]:
-        key, scheme = (source, transposed), self.scheme
+        key, scheme = (source, transposed, self.scheme), self.scheme
         k, n = tensor.shape if not transposed else tensor.shape[::-1]
         if key not in self.made:
             packed = pack_blocked(tensor, transposed, scheme)

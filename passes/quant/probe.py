@@ -7,7 +7,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from lepton_ir import api
+from lepton_ir import api, plugins
 from lepton_ir.check import best_runner
 from lepton_ir.check_worker import make_runner
 from lepton_ir.context import PassContext
@@ -43,10 +43,11 @@ class Probe:
         module: what to run.
         ctx: of the pass, for target and progress.
         what: word for the progress line.
+        fast: let the runtime optimize; for what is compared with itself only.
     """
 
-    def __init__(self, module: Module, ctx: PassContext, what: str) -> None:
-        self.ctx, self.what = ctx, what
+    def __init__(self, module: Module, ctx: PassContext, what: str, *, fast: bool = False) -> None:
+        self.ctx, self.what, self.fast = ctx, what, fast
         Legalize().run(module, PassContext(target=ctx.target or api.target("onnx")))
         self._folder = tempfile.TemporaryDirectory(prefix="lepton-calib-")
         self.path = os.path.join(self._folder.name, "probe.onnx")
@@ -78,6 +79,12 @@ class Probe:
                     h.update(data)
         return h.hexdigest()
 
+    def _load(self, kind: str) -> Any:
+        if not self.fast or kind == "reference":
+            return make_runner(kind, self.path)
+        factory: Any = plugins.load("backends", f"runner-{kind}")
+        return factory(self.path, optimized=True)
+
     def run(self, feeds: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
         """Yield the results for each feed; nothing is kept between them.
 
@@ -87,7 +94,7 @@ class Probe:
         kind = best_runner()
         if self._runner is None:
             try:
-                self._runner = make_runner(kind, self.path)
+                self._runner = self._load(kind)
             except LeptonError:
                 raise
             except Exception as error:

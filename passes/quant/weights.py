@@ -70,7 +70,8 @@ def _blocks(run: Run) -> BlockQuantizer | None:
     from lepton_ir.passes.quant.nbits import BlockQuantizer, Scheme
 
     options = run.options
-    if options.bits == 8 and not options.block:
+    chosen = any(c.bits or c.block for _, c in run.recipe.choices)
+    if options.bits == 8 and not options.block and not chosen:
         return None
     found = BlockQuantizer(
         run,

@@ -1,0 +1,359 @@
+"""Calibrators, regions, blocks, recipes, sensitivity and mixed precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import lepton_ir
+from lepton_ir import api, dtypes
+from lepton_ir.diagnostics import LeptonError, UnsupportedError
+from lepton_ir.passes.quant import recipe
+from lepton_ir.passes.quant.histogram import HALF, Histogram, entropy, percentile, squared_error
+from lepton_ir.passes.quant.nbits import Scheme, pack_blocked, pack_nbits
+from lepton_ir.passes.quant.regions import gain
+from lepton_ir.passes.quant.spool import KEPT, Spool, SpooledTensor, rows
+from lepton_ir.passes.quant.static import Plan, slow_groups
+from lepton_ir.pipeline import PipelineError
+from lepton_ir.tensors import DenseTensor, ExternalTensor
+from lepton_ir.tools.bench.quant_peers import census
+
+ort = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def model(
+    nodes: list[Any], weights: dict[str, np.ndarray], shape: list[Any], opset: int = 17
+) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v, n) for n, v in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
+
+
+def quantized(
+    source: bytes, options: str, path: Path, feeds: Any = None, target: str = "onnx"
+) -> Any:
+    module = lepton_ir.load(source)
+    text = f"fuse,quant{{{options}}}"
+    report = lepton_ir.run_passes(module, text, target=api.target(target), feeds=feeds)
+    lepton_ir.save(module, path)
+    return report.context
+
+
+def run(path: Path | bytes, x: np.ndarray) -> np.ndarray:
+    source = path if isinstance(path, bytes) else str(path)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(source, options).run(None, {"x": x})[0]
+
+
+def decibels(x: np.ndarray, y: np.ndarray) -> float:
+    wide = x.astype(np.float64)
+    noise = np.square(wide - y).sum()
+    return float(10 * np.log10(np.square(wide).sum() / noise)) if noise else np.inf
+
+
+# -- calibrators ---------------------------------------------------------------------------------
+
+
+def test_histograms_do_not_depend_on_the_order_of_the_data():
+    parts = [draw(500, seed=i) * 3.0**i for i in range(6)]
+    forward, backward, merged = Histogram(), Histogram(), Histogram()
+    for part in parts:
+        forward.add(part)
+        alone = Histogram()
+        alone.add(part)
+        merged.merge(alone)
+    for part in reversed(parts):
+        backward.add(part)
+    for other in (backward, merged):
+        assert other.exponent == forward.exponent
+        assert np.array_equal(other.counts, forward.counts)
+        assert (other.low, other.high) == (forward.low, forward.high)
+    assert forward.counts.sum() == 3000
+    assert forward.counts.size == 2 * HALF
+
+
+def test_histograms_leave_out_what_is_not_finite_and_count_zeros():
+    h = Histogram()
+    h.add(np.array([0, 0, 1, np.nan, np.inf, -2], np.float32))
+    assert (h.zeros, int(h.counts.sum()), h.low, h.high) == (2, 2, -2.0, 1.0)
+
+
+@pytest.mark.parametrize("choose", [squared_error, entropy, lambda h: percentile(h, 99.9)])
+def test_calibrators_cut_outliers_and_stay_inside_the_range(choose):
+    h = Histogram()
+    data = draw(100_000)
+    h.add(data)
+    low, high = choose(h)
+    assert h.low <= low < -1.5
+    assert 1.5 < high <= h.high
+    h.add(np.array([60.0], np.float32))
+    low, high = choose(h)
+    assert 1.5 < high < 59
+    relu = Histogram()
+    relu.add(np.maximum(data, 0))
+    assert choose(relu)[0] == 0
+
+
+def test_the_squared_error_is_lower_than_with_the_whole_range():
+    data = np.concatenate([draw(20_000), [40.0]]).astype(np.float32)
+    h = Histogram()
+    h.add(data)
+
+    def error(low: float, high: float) -> float:
+        step = (high - low) / 255
+        return float(np.square(data - np.rint(data.clip(low, high) / step) * step).sum())
+
+    assert error(*squared_error(h)) < error(h.low, h.high)
+
+
+@pytest.mark.parametrize("how", ["minmax", "average", "percentile", "entropy", "mse"])
+def test_every_calibrator_gives_a_model_and_is_cached(tmp_path, how, monkeypatch):
+    source = model(
+        [helper.make_node("Conv", ["x", "w"], ["y"])], {"w": draw(4, 3, 3, 3)}, [1, 3, 8, 8]
+    )
+    x = draw(1, 3, 8, 8)
+    path = tmp_path / "q.onnx"
+    quantized(source, f"mode=static calibrate={how}", path, {"x": x})
+    assert decibels(run(source, x), run(path, x)) > 25
+    first = path.read_bytes()
+    from lepton_ir.passes.quant import calibrate
+
+    monkeypatch.setattr(calibrate, "_measure", None)  # what is cached is not measured
+    quantized(source, f"mode=static calibrate={how}", path, {"x": x})
+    assert path.read_bytes() == first
+    with pytest.raises(TypeError):
+        quantized(source, f"mode=static calibrate={how}", path, {"x": x + 1})
+
+
+# -- regions and integers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_hard_activations_and_scales_run_on_integers(tmp_path, opset):
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "conv1"),
+        helper.make_node("HardSigmoid", ["a"], ["h"], alpha=1 / 6, beta=0.5),
+        helper.make_node("Mul", ["a", "h"], ["s"]),
+        helper.make_node("Mul", ["s", "two"], ["t"], "double"),
+        helper.make_node("Add", ["t", "shift"], ["u"], "shifted"),
+        helper.make_node("Conv", ["u", "w2"], ["y"], "conv2", pads=[1] * 4),
+    ]
+    weights = {"w1": draw(32, 16, 3, 3), "w2": draw(32, 32, 3, 3, seed=1)}
+    weights |= {"two": np.float32([2]).reshape(1, 1, 1, 1), "shift": draw(1, 32, 1, 1)}
+    weights["w1"][3] *= 50  # one scale for all channels would lose the others
+    source = model(nodes, weights, [1, 16, 16, 16], opset)
+    x = draw(1, 16, 16, 16)
+    path = tmp_path / "q.onnx"
+    ctx = quantized(source, "mode=static", path, {"x": x})
+    counts = census(str(path))
+    assert counts["QLinearConv"] == 2
+    assert counts["QLinearAdd"] == 2
+    assert counts["QLinearMul"] == 1
+    assert counts["QuantizeLinear"] == counts["DequantizeLinear"] == 1
+    assert decibels(run(source, x), run(path, x)) > 22
+    assert [r["name"] for r in ctx.data["layers"]] == ["conv1", "conv2"]
+    assert all(r["output_sqnr"] > 20 for r in ctx.data["layers"])
+
+
+def test_islands_stay_in_float_unless_asked_for(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "thin", group=4),
+        helper.make_node("Tanh", ["a"], ["y"]),
+    ]
+    x = draw(1, 4, 64, 64)
+    nodes.insert(0, helper.make_node("Tanh", ["x"], ["x1"]))
+    nodes[1].input[0] = "x1"
+    source = model(nodes, {"w1": draw(4, 1, 3, 3)}, [1, 4, 64, 64])
+    assert quantized(source, "mode=static", tmp_path / "q.onnx", {"x": x}).data["layers"] == []
+    rows_ = quantized(source, "mode=static islands", tmp_path / "q.onnx", {"x": x}).data["layers"]
+    assert [r["name"] for r in rows_] == ["thin"]
+    assert gain(Plan(), []) == 0.0
+
+
+def test_groups_that_are_slow_in_integers():
+    assert slow_groups(8, (32, 1, 3, 3))
+    assert not slow_groups(8, (8, 1, 3, 3))
+    assert not slow_groups(1, (8, 8, 3, 3))
+    assert not slow_groups(2, (64, 32, 3, 3))
+
+
+# -- weights in blocks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("target", ["onnx", "ort"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_blocks_of_odd_matrices(tmp_path, bits, asymmetric, target, transposed):
+    w = draw(37, 100) if transposed else draw(100, 37)
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], "fc", transB=int(transposed), alpha=0.5)
+    source = model([node], {"w": w, "b": draw(37)}, [4, 100], opset=21)
+    options = f"mode=weights bits={bits} block=32 min_bytes=0" + " asymmetric" * asymmetric
+    path = tmp_path / "q.onnx"
+    ctx = quantized(source, options, path, target=target)
+    x = draw(4, 100, seed=5)
+    assert decibels(run(source, x), run(path, x)) > (18 if bits == 4 else 40)
+    (row,) = ctx.data["layers"]
+    assert row["weight_sqnr"] > (20 if bits == 4 else 44)
+    found = onnx.load(str(path))
+    assert ("MatMulNBits" in {n.op_type for n in found.graph.node}) == (target == "ort")
+    stored = sum(len(t.raw_data) for t in found.graph.initializer)
+    factor = 4 if target == "ort" else 0  # alpha, a constant of its own there
+    assert stored - 37 * 4 - factor == row["bytes_after"]
+
+
+def test_a_search_of_scales_lowers_the_error():
+    tensor = DenseTensor(draw(256, 16) ** 3)
+    plain = pack_nbits(tensor, False, Scheme(4, 32, False, False))
+    better = pack_nbits(tensor, False, Scheme(4, 32, False, True))
+    assert better.noise < plain.noise
+    assert pack_blocked(tensor, False, Scheme(4, 32, False, True)).noise == better.noise
+
+
+def test_blocks_need_an_operation(tmp_path):
+    source = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": draw(64, 64)}, [4, 64])
+    with pytest.raises(UnsupportedError, match="--target=ort"):
+        quantized(source, "mode=weights bits=4", tmp_path / "q.onnx")
+
+
+def test_large_results_go_to_a_file_that_vanishes(tmp_path):
+    spool = Spool()
+    data = np.arange(KEPT + 8, dtype=np.uint8)
+    tensor = spool.keep(data, dtypes.U8, data.shape)
+    assert isinstance(tensor, SpooledTensor)
+    path = Path(tensor.path)
+    assert np.array_equal(tensor.numpy(), data)
+    del spool
+    assert path.exists()
+    del tensor
+    assert not path.exists()
+    raw = tmp_path / "w.bin"
+    w = draw(10, 6)
+    raw.write_bytes(b"1234" + w.tobytes())
+    outside = ExternalTensor(str(raw), 4, dtypes.F32, (10, 6))
+    assert np.array_equal(rows(outside, 3, 7), w[3:7])
+
+
+# -- choices -------------------------------------------------------------------------------------
+
+
+def chain() -> bytes:
+    """Three products; the middle one has a weight that 8 bits hold badly."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["ar"]),
+        helper.make_node("MatMul", ["ar", "w2"], ["b"], "middle"),
+        helper.make_node("Relu", ["b"], ["br"]),
+        helper.make_node("MatMul", ["br", "w3"], ["y"], "last"),
+    ]
+    weights = {f"w{i}": draw(32, 32, seed=i) for i in (1, 2, 3)}
+    weights["w2"][0] = 3000.0
+    weights["w1"][:, 0] = -np.abs(weights["w1"][:, 0])  # so that this row meets zeros only
+    return model(nodes, weights, ["N", 32])
+
+
+def test_recipes_choose_per_layer(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('[layers.middle]\nexclude = true\n[layers."l*"]\nbits = 4\nblock = 16\n')
+    options = f'mode=weights min_bytes=0 recipe="{path}"'
+    ctx = quantized(chain(), options, tmp_path / "q.onnx", target="ort")
+    kinds = {r["name"]: r["kind"] for r in ctx.data["layers"]}
+    assert kinds == {"first": "matmul weights", "last": "matmul weights4"}
+    for bad in (
+        "x = 1",
+        "[layers.a]\nbits = 3",
+        "[layers.a]\nodd = 1",
+        "[layers",
+        "[layers]\na = 1",
+    ):
+        path.write_text(bad)
+        with pytest.raises(LeptonError):
+            recipe.read(str(path))
+    with pytest.raises(LeptonError, match="cannot read"):
+        recipe.read(str(tmp_path / "absent.toml"))
+
+
+def test_sensitivity_and_mixed_precision_name_the_layer(tmp_path):
+    x = np.abs(draw(64, 32, seed=9))
+    path = tmp_path / "q.onnx"
+    ctx = quantized(chain(), "mode=static islands sensitivity", path, {"x": x})
+    found = {r["name"]: r["sensitivity"] for r in ctx.data["layers"]}
+    assert max(found, key=lambda n: found[n]) == "middle"
+    ctx = quantized(chain(), "mode=static islands max_drop=0.03", path, {"x": x})
+    kinds = {r["name"]: r["kind"] for r in ctx.data["layers"]}
+    assert kinds["middle"] == "float"
+    assert kinds["first"] == "matmul static"
+    y = run(chain(), x)
+    assert np.linalg.norm(run(path, x) - y) <= 0.035 * np.linalg.norm(y)
+    assert all(r["cause"] for r in ctx.data["layers"])
+    assert any(r.message.startswith("stays in float: ") for r in ctx.remarks)
+
+
+def test_a_metric_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "own_metric.py").write_text(
+        "import numpy as np\n"
+        "def close(feeds, outputs):\n"
+        "    assert len(feeds) == len(outputs)\n"
+        "    return -float(np.mean([np.abs(o['y']).mean() for o in outputs]))\n"
+        "def wrong(feeds, outputs):\n"
+        "    return 1 / 0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    x = draw(64, 32, seed=9)
+    options = "mode=static islands max_drop=1e9 metric=own_metric:"
+    ctx = quantized(chain(), options + "close", tmp_path / "q.onnx", {"x": x})
+    assert len([r for r in ctx.data["layers"] if r["kind"] != "float"]) == 3
+    for name in ("wrong", "absent"):
+        with pytest.raises(LeptonError):
+            quantized(chain(), options + name, tmp_path / "q.onnx", {"x": x})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["calibrate=best", "percentile=10", "block=24", "scales=odd", "max_drop=-1", "bits=4"],
+)
+def test_bad_values_are_refused(text):
+    with pytest.raises(PipelineError):
+        lepton_ir.Pipeline.parse(f"quant{{{text}}}")
+
+
+def test_dynamic_products_by_rows_hold_rows_of_different_size(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "one"),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Gemm", ["r", "v", "c"], ["y"], "two", transB=1),
+    ]
+    weights = {"w": draw(32, 64), "v": draw(16, 64, seed=1), "c": draw(16)}
+    source = model(nodes, weights, ["N", 32])
+    x = draw(8, 32) * 10.0 ** np.arange(-4, 4, dtype=np.float32).reshape(-1, 1)
+    x = x.astype(np.float32)
+    x[3] = 0
+    path = tmp_path / "q.onnx"
+    quantized(source, "mode=dynamic", path)
+    assert census(str(path))["MatMulIntegerToFloat"] == 2
+    y, z = run(source, x), run(path, x)
+    for expected, found in zip(y, z, strict=True):
+        assert decibels(expected, found) > 30
+    quantized(source, "mode=dynamic rows=false", path)
+    assert decibels(y[0], run(path, x)[0]) < 30
