@@ -219,6 +219,31 @@ class Checker:
             self._gave_up = verdict
         return verdict
 
+    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Ask the runner something; the answer has ``problem`` when there is none.
+
+        Args:
+            request: ``ask`` and what belongs to it, see the runner's ``answer``.
+            seconds: time for the answer.
+        """
+        before, self.timeout = self.timeout, max(self.timeout, seconds)
+        try:
+            if self._gave_up is not None and self._child is None:
+                self.start()
+            elif self._child is None or self._child.poll() is not None:
+                self._restart()
+            self._drain()
+            self._send(request)
+            return self._receive()
+        except TimeoutError:
+            problem = f"it takes longer than {self.timeout:.0f} s"
+        except EOFError as error:
+            problem = f"the runner died: {error}"
+        finally:
+            self.timeout = before
+        self.close()
+        return {"problem": problem}
+
     def _drain(self) -> dict[str, Any] | None:
         reply = None
         while self._pending:

@@ -2,7 +2,8 @@
 
 It reads one JSON request a line on standard input and answers with one JSON line on standard
 output: ``{"open": path, ...}`` runs the source on drawn inputs, ``{"compare": path}`` runs a
-result on the same ones. The parent limits its time, the worker its own memory.
+result on the same ones, ``{"ask": what, ...}`` is for the runner's own ``answer``. The parent
+limits its time, the worker its own memory.
 """
 
 from __future__ import annotations
@@ -215,6 +216,22 @@ class Session:
             verdict["tensors"] = self._each_output(request)
         return verdict
 
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Pass a question on to the runner's class, with the inputs that the source ran on."""
+        from lepton_ir import plugins
+
+        runner = None
+        if self.kind != "reference":
+            runner = plugins.load("backends", f"runner-{self.kind}")
+        answer: Any = getattr(runner, "answer", None)
+        if answer is None:
+            return {"problem": f"{self.kind} answers no questions"}
+        try:
+            reply: dict[str, Any] = answer(request, self.feeds)
+        except Exception as error:
+            return {"problem": OUT_OF_MEMORY if is_memory(error) else _first_line(error)}
+        return reply
+
     def _each_output(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """Judge every output alone; the worst of all draws each, in the order of the outputs."""
         from lepton_ir import compare as cmp
@@ -383,6 +400,8 @@ def main() -> int:
             if "open" in request:
                 session = Session(kind)
                 reply = session.open(request)
+            elif "ask" in request:
+                reply = session.ask(request)
             else:
                 reply = session.compare(request)
         except MemoryError:

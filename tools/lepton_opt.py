@@ -122,6 +122,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="shrink a failure of the check to a small reproducer (60 s)",
     )
+    g.add_argument(
+        "--guard",
+        choices=("ort",),
+        help="leave out rewrites that cost onnxruntime a fusion or time",
+    )
     g.add_argument("--run-reproducer", metavar="FILE", help="run a reproducer again")
     g = p.add_argument_group("control over rewrites")
     g.add_argument("--stop-after", type=int, metavar="N", help="make only the first N rewrites")
@@ -205,6 +210,7 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         print_after_change=args.print_after_change,
         keep_going=args.keep_going,
         reduce=args.reduce,
+        guard=args.guard,
         keep_overridable=args.keep_overridable,
         inline=args.inline,
         remarks=remarks,

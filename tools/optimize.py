@@ -31,9 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lepton_ir.ir import Module
+    from lepton_ir.tools.guard import Guard
 
 MAX_EXCLUDED = 16
 """Wrong rewrites that ``--keep-going`` leaves out before giving up."""
+
+ROUNDS = 3
+"""Runs that start over because of ``--guard``."""
 
 FULL_DRAWS, FAST_DRAWS = 5, 2
 
@@ -63,6 +67,7 @@ class Options:
     inline: bool = False
     remarks: frozenset[str] | None = None
     stop_after: int | None = None
+    guard: str | None = None
     exclude_rules: frozenset[str] = frozenset()
     exclude_rewrites: frozenset[str] = frozenset()
     keep_nodes: frozenset[str] = frozenset()
@@ -83,6 +88,7 @@ class Outcome:
         rules: how often each rule was applied.
         deltas: operations and bytes of constants that each rule added less what it removed.
         verdict: of the check, ``None`` when it was off.
+        guard: what ``--guard`` found, ``None`` when it was off.
         lossy: verdict over the lossy passes, with the signal-to-noise ratio by output.
     """
 
@@ -98,6 +104,7 @@ class Outcome:
     lossy: dict[str, Any] | None = None
     excluded: list[str] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
+    guard: dict[str, Any] | None = None
     seconds: float = 0.0
 
 
@@ -109,12 +116,16 @@ def optimize(options: Options) -> Outcome:
     """
     started = time.perf_counter()
     known_names.check_options(options)
+    if options.guard is not None:
+        from lepton_ir.tools.guard import require_runtime
+
+        require_runtime()
     pipeline = plan(options)
     target = find_target(options.target)
     path = output_path(options)
     with contextlib.ExitStack() as stack:
         checker = None
-        if options.check != "off" or options.check_each:
+        if options.check != "off" or options.check_each or options.guard is not None:
             checker = stack.enter_context(
                 check.Checker(None, options.check_timeout, options.check_memory)
             )
@@ -235,6 +246,7 @@ class Run:
         self.rest = pipeline.steps[cut:]
         self.facts: dict[str, bool] = {}
         self.sources = [options.model]
+        self.guard: Guard | None = None
 
     # -- pieces ------------------------------------------------------------------------------
 
@@ -265,6 +277,10 @@ class Run:
                 return
         elif not os.path.isfile(model):
             return  # the import says what is wrong with it
+        if options.guard is not None:
+            from lepton_ir.tools.guard import Guard
+
+            self.guard = Guard(self, model)
         draws = FULL_DRAWS if options.check == "full" else FAST_DRAWS
         sizes = {}
         for item in options.dims:
@@ -281,11 +297,11 @@ class Run:
 
     def context(self, stop_after: int | None = None) -> PassContext:
         """Return a fresh context."""
-        options = self.options
+        options, guard = self.options, self.guard
         ctx = PassContext(
             want_remarks=options.remarks,
-            exclude_rules=options.exclude_rules,
-            exclude_rewrites=self.excluded,
+            exclude_rules=options.exclude_rules | (guard.rules if guard else frozenset()),
+            exclude_rewrites=self.excluded | (guard.keys if guard else frozenset()),
             keep_nodes=options.keep_nodes,
             stop_after=options.stop_after if stop_after is None else stop_after,
             progress=options.progress,
@@ -358,7 +374,7 @@ class Run:
     def execute(self) -> Outcome:
         """Load, optimize, check, write."""
         options = self.options
-        for _ in range(MAX_EXCLUDED):
+        for _ in range(MAX_EXCLUDED + (ROUNDS if self.guard else 0)):
             module = self.load()
             self.check_nodes(module)
             self.sources = [options.model, *data_files(module)]
@@ -406,13 +422,13 @@ class Run:
     def _finish(self, module: Module, outcome: Outcome, ctx: PassContext) -> bool:
         """Write to a scratch folder, check there, and move into place; ``False`` to try again."""
         options = self.options
-        if self.path is None and not self.checked:
+        if self.path is None and not self.checked and self.guard is None:
             return True
         with scratch_folder(self.path) as folder:
             name = os.path.basename(self.path or "result.onnx")
             scratch = os.path.join(folder, name if options.emit != "lir" else "result.onnx")
             runnable = self.checker is not None and not self.checker.gave_up
-            if options.emit != "lir" or (self.checked and runnable):
+            if options.emit != "lir" or (self.checked and runnable) or self.guard is not None:
                 self.save_onnx(module, scratch)
             if self.checked:
                 assert self.checker is not None
@@ -424,6 +440,12 @@ class Run:
                     outcome.verdict = verdict
                     if self.mismatch(verdict, ctx):
                         return False
+            if self.guard is not None:
+                if not self.guard.passes(scratch, ctx):
+                    return False
+                outcome.guard = self.guard.report
+            elif options.guard is not None:
+                outcome.guard = {"problem": "the source cannot be run", "excluded": []}
             if self.path is not None:
                 if options.emit == "lir":
                     for leftover in os.listdir(folder):

@@ -60,6 +60,10 @@ def render(outcome: Outcome, *, timing: bool, stats: bool) -> str:
         lines += _rule_lines(outcome)
     lines += _layer_lines(outcome.layers)
     lines += _check_lines(outcome)
+    if outcome.guard is not None:
+        from lepton_ir.tools.guard import render as render_guard
+
+        lines += render_guard(outcome.guard)
     lines += [f"  left out, because it made the result wrong: {key}" for key in outcome.excluded]
     notes = [r for r in outcome.remarks if r.kind == "note"]
     lines += [clip(f"  note: {r.message}{_place(r.where)}", 3 * WIDTH) for r in notes[:10]]
@@ -209,6 +213,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "lossy": outcome.lossy,
         "layers": outcome.layers,
         "excluded": outcome.excluded,
+        "guard": outcome.guard,
         "remarks": [
             {"kind": r.kind, "pass": r.pass_name, "where": r.where, "message": r.message}
             for r in outcome.remarks
