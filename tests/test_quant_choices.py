@@ -344,7 +344,7 @@ def test_dynamic_products_by_rows_hold_rows_of_different_size(tmp_path):
         helper.make_node("Relu", ["a"], ["r"]),
         helper.make_node("Gemm", ["r", "v", "c"], ["y"], "two", transB=1),
     ]
-    weights = {"w": draw(32, 64), "v": draw(16, 64, seed=1), "c": draw(16)}
+    weights = {"w": draw(32, 64), "v": draw(16, 64, seed=1), "c": np.zeros(16, np.float32)}
     source = model(nodes, weights, ["N", 32])
     x = draw(8, 32) * 10.0 ** np.arange(-4, 4, dtype=np.float32).reshape(-1, 1)
     x = x.astype(np.float32)

@@ -3,9 +3,9 @@
 ``x @ w`` becomes ``cast(matmul_integer(q, wq)) * (x_scale * w_scale)`` with ``q``, ``x_scale`` and
 its zero point from ``dynamic_quantize_linear(x)``, made once for all products that read ``x``.
 This is the form that onnxruntime runs as DynamicQuantizeMatMul or MatMulIntegerToFloat.
-With one range per row (``rows``) it is ``dequantize(quantize(x * 127 / m)) @ dequantize(wq) * m / 127``
-with ``m`` the largest magnitude of each row: the scale that is quantized with is 1 everywhere, so
-that standard operations can say it, and onnxruntime runs it as MatMulIntegerToFloat.
+With one range per row (``rows``) it is ``dequantize(quantize(x * 127 / m)) @ dequantize(wq)`` times
+``m / 127``, with ``m`` the largest magnitude of each row: the scale that is quantized with is 1
+everywhere, so that standard operations can say it, and onnxruntime runs it as MatMulIntegerToFloat.
 Convolutions stay in float: onnxruntime's ConvInteger is slower than its float convolution.
 """
 
@@ -129,8 +129,8 @@ def _rewrite(
     if key not in shared.weights:
         at = Editor(op, rule).at_value(source)
         stored = _transposed(weight) if transposed else weight
-        parts = at.weight_consts(stored, source.name)
-        shared.weights[key] = (*parts, at.weight_zero(stored, source.name))
+        held = at.weight_consts(stored, source.name)
+        shared.weights[key] = (*held, at.weight_zero(stored, source.name))
     wq, w_scale, w_zero = shared.weights[key]
     if x not in shared.inputs or op.block is not run.module.main.block:
         at = Editor(op, rule)

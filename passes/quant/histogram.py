@@ -92,7 +92,8 @@ class Histogram:
     @property
     def centers(self) -> Array:
         """Middle of each bin, f64."""
-        return np.ldexp(np.arange(-HALF, HALF) + 0.5, self.exponent)
+        middles: Array = np.ldexp(np.arange(-HALF, HALF) + 0.5, self.exponent)
+        return middles
 
 
 def percentile(h: Histogram, percent: float) -> tuple[float, float]:
@@ -144,8 +145,8 @@ def entropy(h: Histogram) -> tuple[float, float]:
     last = int(np.ceil(h.high / math.ldexp(1.0, h.exponent))) + HALF
     best, found = math.inf, (h.low, h.high)
     for share in np.linspace(1.0, SHORTEST, CANDIDATES):
-        start = HALF - int(round((HALF - first) * share))
-        stop = HALF + int(round((last - HALF) * share))
+        start = HALF - round((HALF - first) * share)
+        stop = HALF + round((last - HALF) * share)
         if stop - start < LEVELS:
             break
         divergence = _divergence(h.counts, start, stop)

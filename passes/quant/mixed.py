@@ -30,7 +30,7 @@ from lepton_ir.types import TensorType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lepton_ir.ir import Module, Op, Value
+    from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.calibrate import Range
     from lepton_ir.passes.quant.common import Run
     from lepton_ir.passes.quant.feeds import Feeds

@@ -63,7 +63,7 @@ class Scheme:
 
 @dataclass
 class Blocks:
-    """Part of a quantized matrix: ``codes[blocks, block, N]`` u8, ``scale``, ``zero[blocks, N]``."""
+    """Part of a matrix: u8 ``codes[blocks, block, N]``, f32 ``scale`` and ``zero[blocks, N]``."""
 
     codes: Array
     scale: Array

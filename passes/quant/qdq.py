@@ -112,15 +112,15 @@ def _parameters(state: _Pairs, value: Value, edit: Editor) -> tuple[Affine, Valu
     elif source is not None and factor is not None:
         p, _, zero = _parameters(state, source, edit)
         p = Affine(np.asarray(p.scale * np.float32(factor), np.float32), p.zero)
-        found = (p, edit.named(edit.const(p.scale), value.name, "_scale"), zero)
+        found = (p, edit.const(p.scale), zero)
     else:
         if value in state.ranges:
             r = state.ranges[value]
             p = affine(r.low, r.high, state.dtype, state.run.options.symmetric)
         else:
             p = hard_affine(state.dtype)
-        scale = edit.named(edit.const(p.scale), value.name, "_scale")
-        found = (p, scale, edit.named(edit.const(p.zero), value.name, "_zero_point"))
+        # No names: with the tensor's, these would be a percent of a small model's bytes.
+        found = (p, edit.const(p.scale), edit.const(p.zero))
     state.parameters[value] = found
     return found
 
@@ -148,7 +148,7 @@ def _pair(
     edit = Editor(anchor, f"static-{anchor.name}").at_value(value)
     _, scale, zero = _parameters(state, value, edit)
     users = list(value.uses) if everywhere else []
-    q = edit.named(edit.quantize_linear(value, scale, zero), value.name, "_quantized")
+    q = edit.quantize_linear(value, scale, zero)
     y = edit.named(edit.dequantize_linear(q, scale, zero), value.name, "_dequantized")
     state.values[y] = value
     for op, index in readers:
@@ -223,7 +223,7 @@ def _bias(op: Op, source: Value, bias: Tensor, scale: Array, rule: str) -> Value
 
 def _read_bias(op: Op, source: Value, held: Value, scale: Array, rule: str) -> None:
     edit = Editor(op, rule)
-    step = edit.named(edit.const(np.asarray(scale, np.float32)), source.name, "_scale")
+    step = edit.const(np.asarray(scale, np.float32))
     axis = {"axis": 0} if scale.ndim else {}
     y = edit.dequantize_linear(held, step, **axis)
     op.set_operand(2, edit.named(y, source.name, "_dequantized"))

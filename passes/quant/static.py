@@ -254,8 +254,8 @@ def _small_constant(op: Op, index: int) -> bool:
 def _moves_only(op: Op) -> bool:
     """Return whether a view gives nothing but elements of its first operand."""
     if op.name == "resize":
-        modes = op.attr("coordinate_transformation_mode"), op.attr("mode")
-        return modes[1] == "nearest" and modes[0] != "tf_crop_and_resize"
+        crops = op.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
+        return str(op.attr("mode")) == "nearest" and not crops
     return op.name == "split" or len(op.results) == 1
 
 
