@@ -62,8 +62,10 @@ def einsum_of_one(m: Match, rw: Rewriter) -> bool:
         return rw.replace(m.root, rw.transpose(x, perm=tuple(term.index(c) for c in output)))
     if kept != output:
         return rw.fail("it sums and transposes")
+    if x.dtype is None or x.dtype.name not in _PRODUCT_DTYPES:
+        return rw.fail("runtimes have no sum of {}", x.dtype)
     axes = rw.const(np.asarray(gone, np.int64))
-    return rw.replace(m.root, rw.reduce_sum(x, axes, keepdims=False))
+    return settle(rw, m.root, rw.reduce_sum(x, axes, keepdims=False))
 
 
 def _same_size(a: Value, i: int, b: Value, j: int) -> bool:
