@@ -61,6 +61,7 @@ class Quant(Pass, name="quant"):
             metric, or of 1 in the relative distance of the outputs; 0: no limit.
         metric: ``module:function``, your own code, called with a list of feeds and a list of
             dicts of outputs; what it returns is to be high.
+        bias_correction: static biases take back what the rounding of weights does to the mean.
         islands: keep static regions whose borders cost more time than their integers save.
         measure: with calibration data, measure the signal-to-noise ratio of layer outputs.
     """
@@ -89,6 +90,7 @@ class Quant(Pass, name="quant"):
     sensitivity: bool = False
     max_drop: float = 0.0
     metric: str = ""
+    bias_correction: bool = False
     islands: bool = False
 
     lossy = True

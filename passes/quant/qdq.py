@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.passes.quant.common import LAYERS, Editor, float_constant, new_layer, weight_axis
+from lepton_ir.passes.quant.correct import corrected
 from lepton_ir.passes.quant.integers import (
     expand_hard,
     hard_affine,
@@ -18,6 +19,7 @@ from lepton_ir.passes.quant.integers import (
 )
 from lepton_ir.passes.quant.numbers import BIAS_LIMIT, SMALLEST_WEIGHT_SCALE, Affine, affine
 from lepton_ir.passes.quant.weights import dequantized
+from lepton_ir.tensors import DenseTensor
 
 if TYPE_CHECKING:
     from lepton_ir.dtypes import DType
@@ -42,6 +44,7 @@ class _Pairs:
         parameters: by value, scale and zero point, and the constants that hold them.
         values: by what ``dequantize_linear`` gives, the value it stands for.
         returned: by value, what ``dequantize_linear`` gives, where the model returns it.
+        means: by layer, of its input's channels, where biases are to be corrected.
         weights: by source and scales, what ``dequantize_linear`` gives for them.
     """
 
@@ -53,13 +56,21 @@ class _Pairs:
     values: dict[Value, Value] = field(default_factory=dict)
     returned: dict[Value, Value] = field(default_factory=dict)
     weights: dict[tuple[Value, int], Value] = field(default_factory=dict)
+    means: dict[Op, Array] = field(default_factory=dict)
 
 
-def insert_pairs(run: Run, plan: Plan, ranges: dict[Value, Range]) -> None:
-    """Rewrite the main function as planned, with scales from the ranges."""
+def insert_pairs(run: Run, plan: Plan, ranges: dict[Value, Range], means: dict[Op, Array]) -> None:
+    """Rewrite the main function as planned.
+
+    Args:
+        run: the run.
+        plan: what is quantized.
+        ranges: by root value; they give the scales.
+        means: of the inputs of layers whose bias is to be corrected.
+    """
     name = run.options.activations
     dtype = dtypes.BY_NAME[name] if name else run.prefers("activation_dtype") or dtypes.U8
-    state = _Pairs(run, plan, ranges, dtype)
+    state = _Pairs(run, plan, ranges, dtype, means=means)
     readers: dict[Value, list[tuple[Op, int]]] = {}
     for op in plan.ops:
         for index in plan.inputs[op]:
@@ -180,6 +191,9 @@ def _layer(state: _Pairs, op: Op) -> None:
     floor = None if bias is None else _floor(bias, step)
     weight = run.weight(source, weight_axis(op), floor, forced=merged is not None)
     assert weight is not None
+    if bias is not None and op in state.means:
+        mean = state.means[op]
+        bias = DenseTensor(corrected(op, tensor.numpy(), weight, bias.numpy(), mean))
     layer = new_layer(run, op, weight, tensor.nbytes, weight.nbytes)
     layer.source = op.result if merged is None else made
     held = op.operands[2] if bias is not None else None

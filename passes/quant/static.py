@@ -116,13 +116,16 @@ class Plan:
 def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> None:
     """Calibrate and quantize the main function's own block."""
     from lepton_ir.passes.quant.calibrate import calibrate
+    from lepton_ir.passes.quant.correct import input_means
 
     plan = make_plan(run) if plan is None else plan
     if not plan.ops:
         return
     roots = dict.fromkeys(plan.root(v) for v in plan.paired())
     fixed = {v for op in plan.ops if op.name == "hard_sigmoid" for v in plan.outputs[op]}
-    insert_pairs(run, plan, calibrate(run, [v for v in roots if v not in fixed], feeds))
+    ranges = calibrate(run, [v for v in roots if v not in fixed], feeds)
+    means = input_means(run, plan, feeds) if run.options.bias_correction else {}
+    insert_pairs(run, plan, ranges, means)
 
 
 def make_plan(run: Run) -> Plan:
