@@ -110,12 +110,14 @@ class Session:
         self.source = ""
         self.problem = ""
         self.until = 0.0
+        self.memory = 0
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the source on drawn or given inputs."""
         self.source = request["open"]
         self.until = time.monotonic() + SEARCH_SHARE * float(request.get("seconds", 40.0))
-        _limit_memory(int(request.get("memory", 0)))
+        self.memory = int(request.get("memory", 0))
+        _limit_memory(self.memory)
         try:
             source = make_runner(self.kind, self.source)
             self.names = source.outputs()
@@ -226,6 +228,7 @@ class Session:
         answer: Any = getattr(runner, "answer", None)
         if answer is None:
             return {"problem": f"{self.kind} answers no questions"}
+        _limit_memory(self.memory)  # the same again, beside the sessions that are held
         try:
             reply: dict[str, Any] = answer(request, self.feeds)
         except Exception as error:

@@ -157,7 +157,8 @@ class Judgement:
     Attributes:
         lost: fused kinds of which there are fewer, with both counts.
         census: of the fused operations of the result.
-        latency: ratio to the source, ``noise`` and ``limit``; ``None`` when not measured.
+        latency: ratio to the source, ``noise`` and ``limit``, or the ``problem`` of measuring it;
+            ``None`` when a fusion is lost already.
         slower: whether the ratio is above the limit, every time.
         problem: why nothing can be said.
     """
@@ -252,7 +253,7 @@ class Guard:
             request = {"ask": "latency", "paths": paths, "seconds": LATENCY_SECONDS}
             found = self._ask(request, CENSUS_SECONDS + LATENCY_SECONDS)
             if "problem" in found:
-                return None, False
+                return found, False
             found["limit"] = max(TOLERANCE, found["noise"] + MARGIN)
             if found["ratio"] <= found["limit"]:
                 return found, False
@@ -340,7 +341,9 @@ def render(found: dict[str, Any]) -> list[str]:
         before = sum(found["source"].values())
         lines.append(f"  guard: no fusion of onnxruntime is lost ({before} -> {count} fused nodes)")
     timing = found["latency"]
-    if timing is not None:
+    if timing is not None and "problem" in timing:
+        lines.append(f"  guard: latency not measured: {timing['problem']}")
+    elif timing is not None:
         state = "SLOWER" if found["slower"] else "fine"
         lines.append(
             f"  guard: latency {timing['ratio']:.3f} of the source's "

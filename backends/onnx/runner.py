@@ -140,8 +140,9 @@ def latency(first: str, second: str, feeds: dict[str, Any], seconds: float) -> d
         seconds: time for all cycles.
 
     Returns:
-        ``ratio`` of B to A, ``noise``: that of A to itself (at least 1), ``first``: seconds of one
-        run of A, ``cycles``.
+        ``ratio`` of B to A, ``noise``: how far from 1 it may be for equal models, the larger one of
+        A against itself and of the ratios' own spread (the notch of a box plot, 1.57 interquartile
+        ranges by the root of their number), ``first``: seconds of one run of A, ``cycles``.
     """
     runners = [OrtRunner(path, optimized=True) for path in (first, second)]
     given = [{n: feeds[n] for n, _, _ in r.inputs() if n in feeds} for r in runners]
@@ -151,15 +152,20 @@ def latency(first: str, second: str, feeds: dict[str, Any], seconds: float) -> d
     single = _timed(runners[0], given[0], 1)
     count = max(1, round(_BLOCK_SECONDS / max(single, 1e-7)))
     until = time.perf_counter() + seconds
-    ratios, noises, singles = [], [], []
+    ratios: list[float] = []
+    itself: list[float] = []
+    singles: list[float] = []
     while len(ratios) < _MIN_CYCLES or time.perf_counter() < until:
         times = [_timed(runners[i], given[i], count) for i in (0, 1, 1, 0)]
         ratios.append((times[1] + times[2]) / (times[0] + times[3]))
-        noises.append(max(times[0], times[3]) / min(times[0], times[3]))
+        itself.append(times[3] / times[0])
         singles += [times[0], times[3]]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    spread = 1 + 1.57 * (high - low) / len(ratios) ** 0.5
+    drift = statistics.median(itself)
     return {
         "ratio": statistics.median(ratios),
-        "noise": statistics.median(noises),
+        "noise": max(drift, 1 / drift, spread),
         "first": statistics.median(singles),
         "cycles": len(ratios),
     }
