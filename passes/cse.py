@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir.ir import Op
-from lepton_ir.pipeline import Pass
+from lepton_ir.pipeline import Pass, measure
 from lepton_ir.tensors import ElidedTensor, ExternalTensor, Tensor, same_content
 
 if TYPE_CHECKING:
@@ -53,8 +53,11 @@ def _merge(block: Block, table: ChainMap[Any, Any], ctx: PassContext) -> None:
         earlier = _const_twin(op, table) if op.name == "const" else _twin(op, table)
         if earlier is None or earlier is op:
             continue
-        if not ctx.allow("merge_constant" if op.name == "const" else "merge", op):
+        rule = "merge_constant" if op.name == "const" else "merge"
+        if not ctx.allow(rule, op):
             continue
+        nodes, size = measure((op,))
+        ctx.tally(rule, -nodes, -size)
         _replace(op, earlier)
 
 

@@ -98,6 +98,22 @@ def test_rewrite_that_hides_a_fusion_is_left_out(folder):
     assert "Identity" not in [n.op_type for n in onnx.load(folder / "out.onnx").graph.node]
 
 
+def test_rule_that_steps_in_is_left_out_too(folder):
+    text = BREAKS.replace('name="breaks"', 'name="steps_in"').replace("class Breaks", "class Steps")
+    start, end = text.index("    @rewrite(P.erf"), text.index("    @rewrite(P.identity")
+    rule = text[start:end]
+    second = rule.replace("odd_erf", "second_erf").replace('var("x"))', 'var("x")), benefit=-1')
+    (folder / "steps.py").write_text(text[:end] + second + text[end:], encoding="utf-8")
+    options = ("--plugin", folder / "steps.py", "--passes=steps_in", "--json", "--guard=ort")
+    result = shell(folder / "net.onnx", *options, "-o", folder / "out.onnx")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)["guard"]
+    names = " ".join(item["name"] for item in found["excluded"])
+    assert "odd_erf" in names
+    assert "second_erf" in names
+    assert found["lost"] == {}
+
+
 def test_report_says_that_nothing_is_lost(folder):
     result = shell(folder / "net.onnx", "--guard=ort", "--passes=canonicalize")
     assert result.returncode == 0, result.stderr

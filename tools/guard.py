@@ -271,15 +271,25 @@ class Guard:
         """Find what to leave out; return whether there is something."""
         until = time.monotonic() + SECONDS
         timed = not judgement.lost
-        fired = list(dict.fromkeys(key.partition("@")[0] for key in ctx.rewrites))
+        made = list(ctx.rewrites)
 
         def good(rules: Iterable[str], keys: Iterable[str]) -> bool:
-            return time.monotonic() < until and not self._trial(set(rules), set(keys), timed).bad
+            if time.monotonic() > until:
+                return False
+            found, rewrites = self._trial(set(rules), set(keys), timed)
+            made.extend(rewrites)
+            return not found.bad
 
-        if not fired or not good(fired, ()):
+        fired: list[str] = []
+        while (rules := list(dict.fromkeys(map(_rule_of, made)))) != fired:
+            # Where a rule is left out, others find something to do, which may be to blame, too.
+            fired = rules
+            if good(fired, ()):
+                break
+        else:
             return False
         rules = shrink(fired, lambda left_out: good(left_out, ()))
-        keys = [key for key in dict.fromkeys(ctx.rewrites) if key.partition("@")[0] in rules]
+        keys = [key for key in dict.fromkeys(made) if _rule_of(key) in rules]
         if len(keys) <= MAX_KEYS and good((), keys):
             fewer = shrink(keys, lambda left_out: good((), left_out))
             if len(fewer) < len(keys):
@@ -293,8 +303,8 @@ class Guard:
     def _note(self, names: list[str], judgement: Judgement) -> None:
         self.excluded += [{"name": name, "reason": judgement.reason} for name in names]
 
-    def _trial(self, rules: set[str], keys: set[str], timed: bool) -> Judgement:
-        """Judge the result of a run without these rules and rewrites."""
+    def _trial(self, rules: set[str], keys: set[str], timed: bool) -> tuple[Judgement, list[str]]:
+        """Judge the result of a run without these rules and rewrites; also return those it made."""
         run = self.run
         module = run.load()
         ctx = run.context()
@@ -308,7 +318,11 @@ class Guard:
             judgement = self.judge(path, timed=timed)
         if judgement.problem:
             raise LeptonError(judgement.problem, code="guard")
-        return judgement
+        return judgement, ctx.rewrites
+
+
+def _rule_of(key: str) -> str:
+    return key.partition("@")[0]
 
 
 def require_runtime() -> None:
