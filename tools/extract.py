@@ -364,5 +364,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"  input   {shorten(value.name or '', 40)}: {value.type}")
     for name, output in zip(part.main.output_names, part.main.outputs, strict=True):
         print(f"  output  {shorten(name, 40)}: {'' if output is None else output.type}")
+    ends = [*part.main.inputs, *(v for v in part.main.outputs if v is not None)]
+    vague = [v for v in ends if isinstance(v.type, TensorType) and v.type.shape is None]
+    if vague:
+        names = ", ".join(dict.fromkeys(shorten(v.name or "?", 40) for v in vague[:_SHOWN]))
+        print(f"  note: of unknown rank, which ONNX's own checker refuses: {names}")
     print(f"  wrote {path}")
     return 0
