@@ -357,3 +357,46 @@ def test_dynamic_products_by_rows_hold_rows_of_different_size(tmp_path):
         assert decibels(expected, found) > 30
     quantized(source, "mode=dynamic rows=false", path)
     assert decibels(y[0], run(path, x)[0]) < 30
+
+
+def test_value_projections_stay_in_float_and_layer_norms_are_smoothed(tmp_path):
+    nodes = [helper.make_node("LayerNormalization", ["x", "scale", "shift"], ["n"])]
+    nodes += [helper.make_node("MatMul", ["n", f"w{k}"], [k], k) for k in "qkv"]
+    nodes += [
+        helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["q", "kt"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["p"], axis=-1),
+        helper.make_node("MatMul", ["p", "v"], ["y"]),
+    ]
+    size = np.ones(32, np.float32)
+    size[5] = 40
+    weights = {f"w{k}": draw(32, 32, seed=i) * 0.1 for i, k in enumerate("qkv")}
+    for k in "qkv":
+        weights[f"w{k}"][5] *= 0.02
+    source = model(nodes, weights | {"scale": size, "shift": draw(32)}, [2, 7, 32])
+    x, path = draw(2, 7, 32), tmp_path / "q.onnx"
+    ctx = quantized(source, "mode=dynamic", path)
+    assert [r["name"] for r in ctx.data["layers"]] == ["q", "k"]
+    smooth = decibels(run(source, x), run(path, x))
+    quantized(source, "mode=dynamic smooth=0", path)
+    assert smooth > decibels(run(source, x), run(path, x)) + 3
+    ctx = quantized(source, "mode=dynamic attention_values", path)
+    assert [r["name"] for r in ctx.data["layers"]] == ["q", "k", "v"]
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("group", [1, 4])
+def test_bias_correction_restores_the_mean(tmp_path, opset, group):
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv", group=group)
+    w = draw(64, 64 // group, 1, 1)
+    w[:, 0] *= 60  # coarse steps for the others
+    source = model([node], {"w": w, "b": draw(64)}, [8, 64, 6, 6], opset)
+    x, path = draw(8, 64, 6, 6, seed=2) * 0.1 + 3, tmp_path / "q.onnx"
+    x[:, :: 64 // group] = 0
+    x = x.astype(np.float32)
+    y = run(source, x).mean((0, 2, 3))
+    errors = []
+    for option in ("", " bias_correction"):
+        quantized(source, "mode=static islands" + option, path, {"x": x})
+        errors.append(np.abs(run(path, x).mean((0, 2, 3)) - y).mean())
+    assert errors[1] < 0.5 * errors[0]

@@ -49,6 +49,10 @@ class Quant(Pass, name="quant"):
         embeddings: store tables that only ``gather`` reads in 8 bits (not in static mode).
         rows: dynamic mode takes one range per row of a matrix (per token) instead of one per
             tensor; opset 13.
+        smooth: with ``rows``, how much of the different sizes of channels behind a layer
+            normalization goes from activations to weights (SmoothQuant); 0: nothing.
+        attention_values: dynamic mode quantizes the value projections of attentions too, whose
+            rounding errors the attention does not average away.
         min_bytes: dynamic and weights modes leave smaller weights alone.
         calibrate: how static ranges come from data: ``minmax``, ``average`` (of the samples' ends),
             ``percentile``, ``entropy`` (least Kullback-Leibler divergence) or ``mse`` (least mean
@@ -81,6 +85,8 @@ class Quant(Pass, name="quant"):
     skip_last: bool = False
     embeddings: bool = True
     rows: bool = True
+    smooth: float = 0.5
+    attention_values: bool = False
     min_bytes: int = 1024
     calibrate: str = "minmax"
     percentile: float = 99.99
@@ -112,6 +118,8 @@ class Quant(Pass, name="quant"):
             raise ValueError(f"calibrate is one of {known}, not {self.calibrate!r}")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile is over 50 and at most 100, not {self.percentile}")
+        if not 0 <= self.smooth <= 1:
+            raise ValueError(f"smooth is from 0 to 1, not {self.smooth}")
         if self.max_drop < 0:
             raise ValueError(f"max_drop is at least 0, not {self.max_drop}")
         if self.activations not in ("", "u8", "i8"):

@@ -12,13 +12,14 @@ Convolutions stay in float: onnxruntime's ConvInteger is slower than its float c
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.passes.quant.common import Editor, Layer, float_constant, new_layer
-from lepton_ir.passes.quant.numbers import DerivedTensor, Weight
+from lepton_ir.passes.quant.numbers import DerivedTensor, Weight, quantize_weight
+from lepton_ir.passes.quant.smooth import factors
 from lepton_ir.passes.quant.weights import dequantized, gather_layer
 from lepton_ir.tensors import DenseTensor, Tensor
 
@@ -42,10 +43,14 @@ _FLOAT_LAYERS = {
 }
 
 
+Array = np.ndarray[Any, Any]
+
+
 @dataclass
 class _Product:
     """Integer operands that are shared between products."""
 
+    factors: dict[Value, Array | None] = field(default_factory=dict)
     inputs: dict[Value, tuple[Value, ...]] = field(default_factory=dict)
     weights: dict[tuple[Value, bool], tuple[Value, ...]] = field(default_factory=dict)
 
@@ -85,6 +90,8 @@ def _obstacle(run: Run, op: Op) -> str:
         return f"its weight is smaller than {run.options.min_bytes} bytes"
     if x is None or x.dtype is not dtypes.F32:
         return "its input is not f32"
+    if not run.options.attention_values and _is_averaged(op.result):
+        return "attention averages its result, but not the error of its rounding"
     if op.name == "gemm" and (op.attr("transA") or op.attr("beta") not in (0.0, 1.0)):
         return "it transposes its input or scales its bias"
     return ""
@@ -164,21 +171,29 @@ def _rewrite_rows(
 ) -> None:
     x, source, weight, transposed = parts
     key = (source, transposed)
-    if key not in shared.weights:
+    smoothed = _smoothed(run, op, x, shared, transposed)
+    if smoothed is not None:
+        weight = smoothed
+        layer.weight_sqnr, layer.bytes_after = weight.sqnr, weight.nbytes
+    if key not in shared.weights or smoothed is not None:
         at = Editor(op, rule).at_value(source)
         stored = _transposed(weight) if transposed else weight
-        shared.weights[key] = (dequantized(at, stored, source, zero=True),)
+        held = dequantized(at, stored, source, zero=True)
+        if smoothed is None:
+            shared.weights[key] = (held,)
+    else:
+        (held,) = shared.weights[key]
     top = op.block is run.module.main.block
     if x not in shared.inputs or not top:
         at = Editor(op, rule)
-        made = _rows(at.at_value(x) if top else at, x)
+        made = _rows(at.at_value(x) if top else at, x, shared.factors.get(x))
         if top:
             shared.inputs[x] = made
     else:
         made = shared.inputs[x]
     edit = Editor(op, rule)
     given, step, *low = made
-    product = edit.matmul(given, *shared.weights[key])
+    product = edit.matmul(given, held)
     alpha = float(op.attr("alpha")) if op.name == "gemm" else 1.0
     y = edit.mul(product, step)
     if low:
@@ -190,13 +205,30 @@ def _rewrite_rows(
     run.record(layer, source)
 
 
-def _rows(edit: Editor, x: Value) -> tuple[Value, ...]:
+def _smoothed(run: Run, op: Op, x: Value, shared: _Product, transposed: bool) -> Weight | None:
+    """Return the weight that goes with the factors of ``x``; ``None`` if it has none."""
+    if x not in shared.factors:
+        inside = op.block is run.module.main.block
+        share = run.options.smooth if inside else 0.0
+        shared.factors[x] = factors(x, share) if share > 0 else None
+    s, tensor = shared.factors[x], float_constant(op, 1)
+    if s is None or tensor is None:
+        return None
+    wide = s if transposed else s[:, None]
+    axis = None if not run.per_channel else 0 if transposed else 1
+    return quantize_weight(DenseTensor(tensor.numpy() * wide), axis, run.limit)
+
+
+def _rows(edit: Editor, x: Value, factor: Array | None) -> tuple[Value, ...]:
     """Return ``x`` quantized by rows, scaled so that 1 is the step, and the steps.
 
     For values that are hardly negative, the least of each row too: what is quantized is the
     difference from it.
     """
     axes = edit.const(np.array([-1], np.int64))
+    name = x.name
+    if factor is not None:
+        x = edit.mul(x, edit.const(np.float32(1) / factor))
     least: tuple[Value, ...] = ()
     if _one_sided(x):
         low = edit.reduce_min(x, axes)
@@ -207,8 +239,29 @@ def _rows(edit: Editor, x: Value) -> tuple[Value, ...]:
     step = edit.max(edit.mul(top, float(np.float32(1 / levels))), SMALLEST_STEP)
     one, zero = edit.const(np.float32(1)), edit.const(np.uint8(middle))
     q = edit.quantize_linear(edit.div(moved, step), one, zero)
-    edit.named(q, x.name, "_quantized")
-    return edit.named(edit.dequantize_linear(q, one, zero), x.name, "_dequantized"), step, *least
+    edit.named(q, name, "_quantized")
+    return edit.named(edit.dequantize_linear(q, one, zero), name, "_dequantized"), step, *least
+
+
+def _is_averaged(value: Value, depth: int = 6) -> bool:
+    """Return whether an attention's weights multiply ``value``: a product with a softmax."""
+    for use in value.uses if depth else ():
+        op = use.op
+        if op.name == "matmul" and use.index == 1 and _from_softmax(op.operands[0]):
+            return True
+        moves = op.name in ("add", "reshape", "transpose", "unsqueeze", "squeeze", "concat")
+        if moves and any(_is_averaged(r, depth - 1) for r in op.results):
+            return True
+    return False
+
+
+def _from_softmax(value: Value | None, depth: int = 3) -> bool:
+    if value is None or value.op is None or not depth:
+        return False
+    if value.op.name == "softmax":
+        return True
+    moves = value.op.name in ("cast", "reshape", "where", "mul", "dropout")
+    return moves and any(_from_softmax(v, depth - 1) for v in value.op.operands)
 
 
 def _one_sided(x: Value, depth: int = 4) -> bool:

@@ -41,10 +41,10 @@ Array = np.ndarray[Any, Any]
 PASSES = 48
 """Runs over the calibration data after which no layer is taken back."""
 
-ROUNDS = 3
+ROUNDS = 4
 """Times that the result itself is measured; it differs a little from the model with switches."""
 
-MARGIN = 0.97
+MARGIN = 0.9
 """Factor on the limit of the next round."""
 
 ALONE = 32
