@@ -136,33 +136,36 @@ def optimize(options: Options) -> Outcome:
         except LeptonError as error:
             _place(error, options.model, path)
             raise
-        except RecursionError as error:
-            raise UnsupportedError(
-                "the model is nested too deeply", code="nesting", where=shorten(options.model, 200)
-            ) from error
-        except MemoryError as error:
-            raise UnsupportedError(
-                "not enough memory for this model",
-                code="memory",
-                where=shorten(options.model, 200),
-                hint="raise the limit, or keep the weights as external data",
-            ) from error
-        except OSError as error:
-            raise LeptonError(
-                f"cannot read or write: {error.strerror or error}",
-                code="system",
-                where=shorten(str(error.filename or options.model), 200),
-                hint=f"while working on {shorten(options.model, 200)}",
-            ) from error
         except Exception as error:
-            raise LeptonError(
-                f"{type(error).__name__}: {error}",
-                code="internal",
-                where=shorten(options.model, 200),
-                hint="a bug in Lepton or a plugin: please report it with the command and the model",
-            ) from error
+            raise _explained(error, shorten(options.model, 200)) from error
     outcome.seconds = time.perf_counter() - started
     return outcome
+
+
+def _explained(error: Exception, model: str) -> LeptonError:
+    """Return what a user can do about an exception that is no message of ours."""
+    if isinstance(error, RecursionError):
+        return UnsupportedError("the model is nested too deeply", code="nesting", where=model)
+    if isinstance(error, MemoryError):
+        return UnsupportedError(
+            "not enough memory for this model",
+            code="memory",
+            where=model,
+            hint="raise the limit, or keep the weights as external data",
+        )
+    if isinstance(error, OSError):
+        return LeptonError(
+            f"cannot read or write: {error.strerror or error}",
+            code="system",
+            where=shorten(str(error.filename or model), 200),
+            hint=f"while working on {model}",
+        )
+    return LeptonError(
+        f"{type(error).__name__}: {error}",
+        code="internal",
+        where=model,
+        hint="a bug in Lepton or a plugin: please report it with the command and the model",
+    )
 
 
 def _place(error: LeptonError, model: str, path: str | None) -> None:
