@@ -231,6 +231,24 @@ def test_a_search_of_scales_lowers_the_error():
     assert pack_blocked(tensor, False, Scheme(4, 32, False, True)).noise == better.noise
 
 
+@pytest.mark.parametrize("target", ["onnx", "ort"])
+def test_gptq_lowers_the_error_of_outputs_on_inputs_with_structure(tmp_path, target):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "one"),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Gemm", ["r", "v"], ["y"], "two", transB=1),
+    ]
+    source = model(nodes, {"w": draw(90, 64), "v": draw(32, 64, seed=4)}, ["N", 90], opset=21)
+    x = draw(256, 8, seed=1) @ draw(8, 90, seed=2) + 0.1 * draw(256, 90, seed=3)
+    path, found = tmp_path / "q.onnx", []
+    for option in ("", " weights=gptq"):
+        quantized(source, "mode=weights bits=4 min_bytes=0" + option, path, {"x": x}, target)
+        found.append(decibels(run(source, x), run(path, x)))
+    assert found[1] > found[0] + 4
+    with pytest.raises(LeptonError, match="calibration data"):
+        quantized(source, "mode=weights bits=4 weights=gptq", path, target=target)
+
+
 def test_blocks_need_an_operation(tmp_path):
     source = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": draw(64, 64)}, [4, 64])
     with pytest.raises(UnsupportedError, match="--target=ort"):

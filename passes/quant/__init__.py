@@ -36,6 +36,8 @@ class Quant(Pass, name="quant"):
         block: in weights mode, rows of a matrix that share a scale (a power of two from 16 on;
             0: whole columns in 8 bits, 32 rows in 4 bits).
         asymmetric: blocks with zero points.
+        weights: rounding of blocks: ``nearest``, or ``gptq``, which needs calibration data and
+            spreads errors over the rows that are not rounded yet.
         scales: scales of weights from their range (``range``), or the best of a few (``mse``).
         per_channel: one scale per output channel of a weight instead of one per tensor.
         symmetric: static activations with their zero point in the middle of the integer range.
@@ -76,6 +78,7 @@ class Quant(Pass, name="quant"):
     block: int = 0
     asymmetric: bool = False
     scales: str = "range"
+    weights: str = "nearest"
     per_channel: bool = True
     symmetric: bool = False
     reduce_range: bool = False
@@ -118,6 +121,8 @@ class Quant(Pass, name="quant"):
             raise ValueError(f"calibrate is one of {known}, not {self.calibrate!r}")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile is over 50 and at most 100, not {self.percentile}")
+        if self.weights not in ("nearest", "gptq"):
+            raise ValueError(f"weights is nearest or gptq, not {self.weights!r}")
         if not 0 <= self.smooth <= 1:
             raise ValueError(f"smooth is from 0 to 1, not {self.smooth}")
         if self.max_drop < 0:
@@ -170,7 +175,7 @@ class Quant(Pass, name="quant"):
             from lepton_ir.passes.quant.weights import quantize_weights
 
             run.require("dequantize_linear", 10)
-            quantize_weights(run)
+            quantize_weights(run, feeds)
         else:
             from lepton_ir.passes.quant.static import quantize_static
 

@@ -85,8 +85,8 @@ def parameters(w: Array, scheme: Scheme, share: float = 1.0) -> tuple[Array, Arr
     return scale, np.full_like(scale, scheme.middle)
 
 
-def round_blocks(w: Array, scheme: Scheme) -> Blocks:
-    """Quantize ``w[blocks, block, N]`` to the nearest codes."""
+def best_parameters(w: Array, scheme: Scheme) -> tuple[Array, Array]:
+    """Return the scales and zero points that the scheme asks for."""
     scale, zero = parameters(w, scheme)
     if scheme.search:
         best = _errors(w, scale, zero, scheme)
@@ -96,6 +96,12 @@ def round_blocks(w: Array, scheme: Scheme) -> Blocks:
             better = error < best
             scale, zero = np.where(better, other, scale), np.where(better, at, zero)
             best = np.minimum(best, error)
+    return scale, zero
+
+
+def round_blocks(w: Array, scheme: Scheme) -> Blocks:
+    """Quantize ``w[blocks, block, N]`` to the nearest codes."""
+    scale, zero = best_parameters(w, scheme)
     return Blocks(_codes(w, scale, zero, scheme).astype(np.uint8), scale, zero)
 
 
@@ -139,19 +145,24 @@ class _Packed:
         self.nbytes = sum(a.nbytes for a in held if a is not None)
 
 
-def _parts(tensor: Tensor, transposed: bool, block: int) -> Iterator[tuple[int, Array]]:
+def _parts(
+    tensor: Tensor, whole: bool, block: int, transposed: bool
+) -> Iterator[tuple[int, Array]]:
     """Yield (first row, rows) of the matrix ``[K, N]``, whole blocks filled up with zeros."""
     k, n = tensor.shape if not transposed else tensor.shape[::-1]
-    if transposed:
-        # Rows of the file are columns here: cut along them instead, all of K at a time.
-        yield 0, np.ascontiguousarray(tensor.numpy().T)
+    if whole:
+        # Rows of a transposed file are columns here, and errors are spread over all rows.
+        data = tensor.numpy()
+        yield 0, np.ascontiguousarray(data.T) if transposed else data
         return
     step = max(CHUNK // max(n, 1) // block, 1) * block
     for start in range(0, k, step):
         yield start, rows(tensor, start, min(start + step, k))
 
 
-def pack_nbits(tensor: Tensor, transposed: bool, scheme: Scheme) -> _Packed:
+def pack_nbits(
+    tensor: Tensor, transposed: bool, scheme: Scheme, hessian: Array | None = None
+) -> _Packed:
     """Return a matrix for MatMulNBits: codes ``[N, blocks, bytes]``, scales ``[N, blocks]``."""
     k, n = tensor.shape if not transposed else tensor.shape[::-1]
     blocks = -(-k // scheme.block)
@@ -160,8 +171,8 @@ def pack_nbits(tensor: Tensor, transposed: bool, scheme: Scheme) -> _Packed:
         np.empty((n, blocks, width), np.uint8), np.empty((n, blocks), np.float32), None
     )
     zeros = np.empty((n, blocks), np.uint8)
-    for start, part in _parts(tensor, transposed, scheme.block):
-        found = _quantized(part, scheme, packed)
+    for start, part in _parts(tensor, transposed or hessian is not None, scheme.block, transposed):
+        found = _quantized(part, scheme, packed, hessian)
         at = slice(start // scheme.block, start // scheme.block + len(found.scale))
         codes = found.codes
         if scheme.bits == 4:
@@ -178,7 +189,9 @@ def pack_nbits(tensor: Tensor, transposed: bool, scheme: Scheme) -> _Packed:
     return packed
 
 
-def pack_blocked(tensor: Tensor, transposed: bool, scheme: Scheme) -> _Packed:
+def pack_blocked(
+    tensor: Tensor, transposed: bool, scheme: Scheme, hessian: Array | None = None
+) -> _Packed:
     """Return a matrix for a blocked DequantizeLinear: codes ``[K, N]``, scales ``[blocks, N]``."""
     k, n = tensor.shape if not transposed else tensor.shape[::-1]
     blocks = -(-k // scheme.block)
@@ -186,8 +199,8 @@ def pack_blocked(tensor: Tensor, transposed: bool, scheme: Scheme) -> _Packed:
     zeros = np.empty((blocks, n), np.uint8)
     shift = 0 if scheme.asymmetric else scheme.middle
     pieces: list[Array] = []
-    for start, part in _parts(tensor, transposed, scheme.block):
-        found = _quantized(part, scheme, packed)
+    for start, part in _parts(tensor, transposed or hessian is not None, scheme.block, transposed):
+        found = _quantized(part, scheme, packed, hessian)
         at = slice(start // scheme.block, start // scheme.block + len(found.scale))
         packed.scale[at], zeros[at] = found.scale, found.zero
         codes = found.codes.reshape(-1, n)[: len(part)].reshape(-1) - np.uint8(shift)
@@ -205,7 +218,7 @@ def _nibbles(codes: Array) -> Array:
     return np.asarray((codes[0::2] & 15) | (codes[1::2] << 4))
 
 
-def _quantized(part: Array, scheme: Scheme, packed: _Packed) -> Blocks:
+def _quantized(part: Array, scheme: Scheme, packed: _Packed, hessian: Array | None) -> Blocks:
     length, n = part.shape
     part = np.asarray(part, np.float32)
     if length % scheme.block:
@@ -213,7 +226,12 @@ def _quantized(part: Array, scheme: Scheme, packed: _Packed) -> Blocks:
         whole[:length] = part
         part = whole
     w = part.reshape(-1, scheme.block, n)
-    found = round_blocks(w, scheme)
+    if hessian is not None:
+        from lepton_ir.passes.quant.gptq import spread_errors
+
+        found = Blocks(*spread_errors(part, hessian, scheme))
+    else:
+        found = round_blocks(w, scheme)
     back = found.codes.astype(np.float32)
     back -= found.zero[:, None]
     back *= found.scale[:, None]
@@ -229,6 +247,7 @@ class BlockQuantizer:
 
     run: Run
     scheme: Scheme
+    hessians: dict[Value, Array] = field(default_factory=dict)
     spool: Spool = field(default_factory=Spool)
     made: dict[tuple[Value, bool, Scheme], tuple[list[Value], _Packed]] = field(
         default_factory=dict
@@ -301,7 +320,7 @@ class BlockQuantizer:
         key, scheme = (source, transposed, self.scheme), self.scheme
         k, n = tensor.shape if not transposed else tensor.shape[::-1]
         if key not in self.made:
-            packed = pack_nbits(tensor, transposed, scheme)
+            packed = pack_nbits(tensor, transposed, scheme, self.hessians.get(op.operands[0]))
             zeros = () if packed.zero is None else packed.zero.reshape(-1).shape
             shapes = [
                 (dtypes.U8, packed.codes.shape),
@@ -328,7 +347,7 @@ class BlockQuantizer:
         key, scheme = (source, transposed, self.scheme), self.scheme
         k, n = tensor.shape if not transposed else tensor.shape[::-1]
         if key not in self.made:
-            packed = pack_blocked(tensor, transposed, scheme)
+            packed = pack_blocked(tensor, transposed, scheme, self.hessians.get(op.operands[0]))
             kinds = {(4, False): dtypes.I4, (4, True): dtypes.U4}
             kinds |= {(8, False): dtypes.I8, (8, True): dtypes.U8}
             kind = kinds[scheme.bits, scheme.asymmetric]

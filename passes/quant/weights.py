@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir import dtypes
-from lepton_ir.diagnostics import UnsupportedError
+from lepton_ir.diagnostics import LeptonError, UnsupportedError
 from lepton_ir.passes.quant.common import Editor, Layer, float_constant, label
+from lepton_ir.passes.quant.gptq import hessians
 
 if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.common import Run
+    from lepton_ir.passes.quant.feeds import Feeds
     from lepton_ir.passes.quant.nbits import BlockQuantizer
     from lepton_ir.passes.quant.numbers import Weight
 
@@ -44,10 +46,15 @@ def channel_axis(op: Op, index: int, rank: int) -> int | None:
     return -1
 
 
-def quantize_weights(run: Run) -> None:
+def quantize_weights(run: Run, feeds: Feeds | None = None) -> None:
     """Quantize the constant weights of layers, and tables, in ``main``."""
     made: dict[tuple[Value, int | None], Value] = {}
     blocks = _blocks(run)
+    if blocks is not None and run.options.weights == "gptq":
+        if feeds is None:
+            raise LeptonError("weights=gptq needs calibration data", code="quant-calib")
+        products = [op for op in run.module.main.block.ops if blocks.takes(op)]
+        blocks.hessians = hessians(run, products, feeds)
     for op in list(run.module.main.walk()):
         if op.block is None or op.has_attr_refs:
             continue
