@@ -301,6 +301,10 @@ class BlockQuantizer:
             op.erase()
         run.record(row, *([source] if first else []))
 
+    def _hessian(self, op: Op) -> Array | None:
+        x = op.operands[0]
+        return None if x is None else self.hessians.get(x)
+
     def _keep(self, edit: Editor, packed: _Packed, shapes: list[Any], base: str) -> list[Value]:
         """Build the constants of a packed matrix: codes, scales, and zero points if any."""
         packed.settle()
@@ -320,7 +324,7 @@ class BlockQuantizer:
         key, scheme = (source, transposed, self.scheme), self.scheme
         k, n = tensor.shape if not transposed else tensor.shape[::-1]
         if key not in self.made:
-            packed = pack_nbits(tensor, transposed, scheme, self.hessians.get(op.operands[0]))
+            packed = pack_nbits(tensor, transposed, scheme, self._hessian(op))
             zeros = () if packed.zero is None else packed.zero.reshape(-1).shape
             shapes = [
                 (dtypes.U8, packed.codes.shape),
@@ -347,7 +351,7 @@ class BlockQuantizer:
         key, scheme = (source, transposed, self.scheme), self.scheme
         k, n = tensor.shape if not transposed else tensor.shape[::-1]
         if key not in self.made:
-            packed = pack_blocked(tensor, transposed, scheme, self.hessians.get(op.operands[0]))
+            packed = pack_blocked(tensor, transposed, scheme, self._hessian(op))
             kinds = {(4, False): dtypes.I4, (4, True): dtypes.U4}
             kinds |= {(8, False): dtypes.I8, (8, True): dtypes.U8}
             kind = kinds[scheme.bits, scheme.asymmetric]
