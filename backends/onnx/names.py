@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Block, Value
 
 
+MADE = "lepton/"
+"""Starts the names of values that passes made: a name of the source, even of a value that is
+gone, never comes to stand for something else."""
+
+
 class NameScope:
     """Names taken in one graph; those of the graphs around it may not be taken again."""
 
@@ -61,4 +66,7 @@ def name_block(
                 later.append(result)
     for result in later:
         op_name = result.op.name if result.op is not None else "value"
-        names[result] = scope.take(result.name or op_name.replace(".", "_"))
+        if result.name and scope.is_free(result.name):
+            names[result] = scope.take(result.name)
+        else:
+            names[result] = scope.take(MADE + (result.name or op_name.replace(".", "_")))
