@@ -102,22 +102,17 @@ def violations(source: onnx.ModelProto, result: onnx.ModelProto) -> list[str]:
 def _known_below(
     node: onnx.NodeProto, known: Source, readers: dict[str, list[onnx.NodeProto]]
 ) -> list[str]:
-    """Tensors of the source that ``node`` computes, or that the next nodes after it do."""
-    own = [o for o in node.output if o in known.producer]
-    if own:
-        return own
+    """Tensors of the source that ``node`` computes; for new ones, the next known ones after it."""
+    found = [o for o in node.output if o in known.producer]
     seen: set[int] = set()
-    found: list[str] = []
-    stack = [node]
+    stack = [o for o in node.output if o and o not in known.producer]
     while stack:
-        current = stack.pop()
-        for output in current.output:
-            for reader in readers.get(output, ()):
-                if id(reader) in seen:
-                    continue
-                seen.add(id(reader))
-                hits = [o for o in reader.output if o in known.producer]
-                found += hits
-                if not hits:
-                    stack.append(reader)
+        for reader in readers.get(stack.pop(), ()):
+            if id(reader) in seen:
+                continue
+            seen.add(id(reader))
+            hits = [o for o in reader.output if o in known.producer]
+            found += hits
+            if not hits:
+                stack.extend(o for o in reader.output if o)
     return found
