@@ -60,7 +60,7 @@ def read_file(path: str) -> bytes:
                 hint="save the model with external data",
             )
         with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(status.st_size)  # a larger number would be allocated at once
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InvalidModelError(f"cannot read the file: {reason}", where=shown) from error
