@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -40,13 +39,13 @@ from lepton_ir.frontends.onnx.table_values import (
 from lepton_ir.infer import describe
 from lepton_ir.ir import AttrRef, Block, Function, Module, Op, Value
 from lepton_ir.pauses import collector_paused
+from lepton_ir.tasks import Task, run_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lepton_ir.tensors import Tensor
 
-Task = Generator["Task", None, None]
 
 DEFAULT_OPSET = 21
 """Opset of modules that came from no ONNX file."""
@@ -64,17 +63,6 @@ _IR_VERSION_OF = {
     **dict.fromkeys((dtypes.F8E8M0,), 12),
     **dict.fromkeys((dtypes.I2, dtypes.U2), 13),
 }
-
-
-def run_task(task: Task) -> None:
-    """Run a task and those it yields, innermost first."""
-    stack = [task]
-    while stack:
-        child = next(stack[-1], None)
-        if child is None:
-            stack.pop()
-        else:
-            stack.append(child)
 
 
 def opsets_of(module: Module, function: Function | None, opset: int | None) -> dict[str, int]:

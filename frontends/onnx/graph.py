@@ -15,7 +15,6 @@ from lepton_ir.foreign import Foreign
 from lepton_ir.frontends.onnx.order import sorted_nodes
 from lepton_ir.frontends.onnx.scopes import (
     Scope,
-    Task,
     Undefined,
     describe_node,
     node_meta,
@@ -35,6 +34,7 @@ from lepton_ir.frontends.onnx.table_values import (
 from lepton_ir.infer import infer_function, infer_op
 from lepton_ir.ir import AttrRef, Block, Function, Op, Region, Value
 from lepton_ir.opdef import lookup
+from lepton_ir.tasks import Task
 from lepton_ir.tensors import DenseTensor, Tensor
 from lepton_ir.types import UNKNOWN, TensorType, TypeMismatchError, meet
 

@@ -15,7 +15,7 @@ from lepton_ir.foreign import Foreign
 from lepton_ir.frontends.onnx.constants import TensorReader
 from lepton_ir.frontends.onnx.files import parse_model, read_file
 from lepton_ir.frontends.onnx.graph import GraphReader
-from lepton_ir.frontends.onnx.scopes import Scope, Undefined, run_task, value_meta
+from lepton_ir.frontends.onnx.scopes import Scope, Undefined, value_meta
 from lepton_ir.frontends.onnx.table_schema import MAX_OPSET, MIN_OPSET
 from lepton_ir.frontends.onnx.table_values import (
     as_text,
@@ -28,6 +28,7 @@ from lepton_ir.frontends.onnx.table_values import (
 from lepton_ir.infer import mark_types_current
 from lepton_ir.ir import Function, Module
 from lepton_ir.pauses import collector_paused
+from lepton_ir.tasks import run_task
 from lepton_ir.types import UNKNOWN, TensorType, Type
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir.foreign import Foreign
@@ -13,8 +12,6 @@ from lepton_ir.types import UNKNOWN, SparseType, TensorType, Type
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-Task = Generator["Task", None, None]
-
 
 class Undefined(Exception):
     """A name is read that nothing defined before; the graph may not be sorted."""
@@ -22,17 +19,6 @@ class Undefined(Exception):
     def __init__(self, name: str, node: str) -> None:
         self.name = name
         self.node = node
-
-
-def run_task(task: Task) -> None:
-    """Run a task and those it yields, innermost first."""
-    stack = [task]
-    while stack:
-        child = next(stack[-1], None)
-        if child is None:
-            stack.pop()
-        else:
-            stack.append(child)
 
 
 class Scope:
