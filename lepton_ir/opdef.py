@@ -66,7 +66,6 @@ TRAITS = frozenset(
         "terminator",  # ends a block
         "idempotent",  # f(f(x)) == f(x)
         "involution",  # f(f(x)) == x
-        "foldable",  # default: derived, see OpDef.foldable
         "view",  # reorders or relabels elements, computes nothing
     }
 )

@@ -114,28 +114,36 @@ def _infer_widened(
 
 
 def _carried_fixpoint(
-    block: Block, fixed: Sequence[Type], initial: Sequence[Type], offset: int, ctx: InferContext
+    block: Block,
+    initial: Sequence[Type],
+    ctx: InferContext,
+    *,
+    before: Sequence[Type] = (),
+    after: Sequence[Type] = (),
+    offset: int = 0,
 ) -> list[Type]:
     """Return types of the loop-carried values that hold before and after every iteration.
 
     Args:
-        block: the body; its arguments are ``fixed``, then carried values, then the rest.
-        fixed: types of the leading arguments.
+        block: the body; its arguments are ``before``, then carried values, then ``after``.
         initial: types of the carried values' initial values.
+        ctx: of the operation that holds the body.
+        before: types of the leading arguments.
+        after: types of the trailing arguments.
         offset: index of the first carried value among the yielded ones.
-        ctx: for messages.
     """
+    count = len(initial)
     if _too_deep(ctx.op):
-        return _infer_widened(block, fixed, len(initial), ())
+        return _infer_widened(block, before, count, after)
     carried = list(initial)
     for attempt in range(_MAX_TRIES):
         reset_block(block)
-        _set_args(block, [*fixed, *carried])
+        _set_args(block, [*before, *carried, *after])
         for arg in block.args:
             arg.type = _meets_declared(arg.type, arg.declared)
         infer_block(block)
-        after = _yield_types(block)[offset : offset + len(carried)]
-        widened = [join(a, b) for a, b in zip(carried, after, strict=False)]
+        yielded = _yield_types(block)[offset : offset + count]
+        widened = [join(a, b) for a, b in zip(carried, yielded, strict=True)]
         if attempt >= 1:
             widened = [
                 w if w is c else _drop_dims(w) for w, c in zip(widened, carried, strict=True)
@@ -143,7 +151,7 @@ def _carried_fixpoint(
         if all(w is c for w, c in zip(widened, carried, strict=True)):
             return carried
         carried = widened
-    return _infer_widened(block, fixed, len(carried), ())
+    return _infer_widened(block, before, count, after)
 
 
 def _drop_dims(type_: Type) -> Type:
@@ -171,7 +179,7 @@ def _infer_loop(ctx: InferContext) -> list[Type]:
     if len(yielded) - 1 != ctx.num_results:
         ctx.fail("C2", f"the body yields {len(yielded) - 1} values for {ctx.num_results} results")
     fixed: list[Type] = [TensorType(dtypes.I64, ()), TensorType(dtypes.BOOL, ())]
-    carried = _carried_fixpoint(block, fixed, initial, 1, ctx)
+    carried = _carried_fixpoint(block, initial, ctx, before=fixed, offset=1)
     scans = _yield_types(block)[1 + count :]
     return [*carried, *(_stacked(t, None) for t in scans)]
 
@@ -241,7 +249,7 @@ def _infer_scan(ctx: InferContext) -> list[Type]:
         axis = raw % rank
         length = t.shape[axis] if length is None else length
         slices.append(t.with_shape(t.shape[:axis] + t.shape[axis + 1 :]))
-    carried = _scan_fixpoint(block, states, slices, ctx)
+    carried = _carried_fixpoint(block, states, ctx, after=slices)
     outs = _yield_types(block)[len(states) :]
     results: list[Type] = [*carried]
     axes = _scan_axes(ctx.attrs["scan_output_axes"], len(outs))
@@ -252,30 +260,6 @@ def _infer_scan(ctx: InferContext) -> list[Type]:
         axis = raw % (len(t.shape) + 1)
         results.append(t.with_shape((*t.shape[:axis], length, *t.shape[axis:])))
     return results
-
-
-def _scan_fixpoint(
-    block: Block, states: list[Type], slices: list[Type], ctx: InferContext
-) -> list[Type]:
-    if _too_deep(ctx.op):
-        return _infer_widened(block, (), len(states), slices)
-    carried = list(states)
-    for attempt in range(_MAX_TRIES):
-        reset_block(block)
-        _set_args(block, [*carried, *slices])
-        for arg in block.args:
-            arg.type = _meets_declared(arg.type, arg.declared)
-        infer_block(block)
-        after = _yield_types(block)[: len(carried)]
-        widened = [join(a, b) for a, b in zip(carried, after, strict=True)]
-        if attempt >= 1:
-            widened = [
-                w if w is c else _drop_dims(w) for w, c in zip(widened, carried, strict=True)
-            ]
-        if all(w is c for w, c in zip(widened, carried, strict=True)):
-            return carried
-        carried = widened
-    return _infer_widened(block, (), len(states), slices)
 
 
 @op("scan(values*) -> ys*", infer=_infer_scan, regions=("body",))

@@ -162,11 +162,11 @@ def merge_transposes(m: Match, rw: Rewriter) -> bool:
 
 _BROADCASTING = (
     *("add", "sub", "mul", "div", "pow", "equal", "less", "less_or_equal", "greater"),
-    *("greater_or_equal", "and", "or", "xor", "where", "mod", "prelu", "matmul"),
+    *("greater_or_equal", "and", "or", "xor", "where", "mod"),
 )
 
 
-@rewrite(*(n for n in _BROADCASTING if n not in ("prelu", "matmul")), exact=True)
+@rewrite(*_BROADCASTING, exact=True)
 def drop_expand(m: Match, rw: Rewriter) -> bool:
     """f(expand(x, s), y) => f(x, y) where broadcasting proves the same result shape."""
     op = m.root
