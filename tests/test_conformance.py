@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,6 @@ from lepton_ir.tools import conformance
 EXPECTED = Path(__file__).parent / "data" / "onnx_backend_expected.txt"
 SAMPLE = 13
 """Every 13th case: 157 of 2,033."""
-
-needs_pipeline = pytest.mark.skipif(
-    importlib.util.find_spec("lepton_ir.api") is None, reason="no pipeline yet"
-)
-needs_text = pytest.mark.skipif(
-    importlib.util.find_spec("lepton_ir.api") is None, reason="no importer yet"
-)
-needs_interpreter = pytest.mark.skipif(
-    importlib.util.find_spec("lepton_ir.api") is None, reason="no importer yet"
-)
 
 
 @pytest.fixture(scope="module")
@@ -52,26 +41,22 @@ def test_a_sample_of_the_sources_gives_the_expected_outputs(cases, runners):
     assert not failures(results)
 
 
-@needs_pipeline
 @pytest.mark.parametrize("passes", ["O1", "O2"])
 def test_a_sample_keeps_its_outputs_through_the_pipelines(cases, runners, passes):
     results = conformance.measure("o2", cases[::SAMPLE], runners, passes=passes)
     assert not failures(results)
 
 
-@needs_text
 def test_a_sample_round_trips(cases, runners):
     results = conformance.measure("roundtrip", cases[::SAMPLE], runners)
     assert not failures(results)
 
 
-@needs_interpreter
 def test_a_sample_passes_in_the_reference_interpreter(cases, runners):
     results = conformance.measure("interp", cases[::SAMPLE], runners)
     assert not failures(results, "unsupported")
 
 
-@needs_pipeline
 @pytest.mark.slow
 def test_all_keep_their_outputs_through_o2(cases, runners):
     results = conformance.measure("o2", cases, runners)
@@ -79,13 +64,11 @@ def test_all_keep_their_outputs_through_o2(cases, runners):
     assert len(results) == 2015
 
 
-@needs_text
 @pytest.mark.slow
 def test_all_round_trip(cases, runners):
     assert not failures(conformance.measure("roundtrip", cases, runners))
 
 
-@needs_interpreter
 @pytest.mark.slow
 def test_the_reference_interpreter_passes_all_that_have_a_meaning(cases, runners):
     results = conformance.measure("interp", cases, runners)

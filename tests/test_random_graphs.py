@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import onnx
 import pytest
 
@@ -15,10 +13,6 @@ from lepton_ir.tools.worker_pool import run_isolated
 
 QUICK = range(60)
 FULL = range(2000)
-
-needs_pipeline = pytest.mark.skipif(
-    importlib.util.find_spec("lepton_ir.api") is None, reason="no pipeline yet"
-)
 
 
 def failures(check, seeds) -> str:
@@ -75,12 +69,10 @@ def test_a_wrong_result_is_found(monkeypatch):
     assert verdicts <= {"ok", "wrong"}
 
 
-@needs_pipeline
 def test_pipelines_keep_the_outputs():
     assert not failures(fuzz.check_seed, QUICK)
 
 
-@needs_pipeline
 @pytest.mark.slow
 def test_pipelines_keep_the_outputs_of_all_seeds():
     assert not failures(fuzz.check_seed, FULL)
