@@ -473,6 +473,8 @@ def apply_rules(
 
 def try_rule(rule: Rule, op: Op, rewriter: Rewriter, ctx: PassContext) -> bool:
     """Try one rule on one operation; return whether it changed anything."""
+    if ctx.tried is not None:
+        ctx.tried.add(f"{ctx.pass_name}/{rule.name}")
     if rule.pattern is not None:
         why = Failure()
         m = rule.pattern.match(op, why)

@@ -74,6 +74,44 @@ def test_a_missing_error_fails(tmp_path: Path) -> None:
         check_case(read_golden(path)[1][1], str(path))
 
 
+RULES = """// RUN: canonicalize,cse,dce
+// ===== a neutral element
+func @main(%x: f32[N]) {
+  %o = const() {value=0.0} : f32[]
+  %a = add(%x, %o)
+  %b = exp(%a)
+  %c = exp(%a)
+  %d = mul(%b, %c)
+  return(%d)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("RULE: canonicalize/add_zero", ""),
+        ("RULE: cse/add_zero", "the rule cse/add_zero is not applied, these are: canonicalize/"),
+        ("NOT: merge_constants", ""),
+        ("NOT: add_zero", "the rule add_zero is applied"),
+        ("NOT: where_not", "the rule where_not is never tried"),
+        ("NOT: times_one: not a constant", "the rule times_one did not say: not a constant"),
+        ("NOT: merge_constants: no reason at all", "did not say: no reason at all"),
+        ("PUBLISHED: an exporter", "where the pattern of a // RULE: is from"),
+    ],
+)
+def test_rules_are_applied_or_not_as_the_case_says(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "t.lir"
+    path.write_text(RULES.replace("func", f"// {line}\nfunc", 1), encoding="utf-8")
+    update_file(path)
+    case = read_golden(path)[1][0]
+    if not message:
+        check_case(case, str(path))
+        return
+    with pytest.raises(GoldenFailure, match=message):
+        check_case(case, str(path))
+
+
 def test_errors_name_the_line_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "t.lir"
     path.write_text(TEXT, encoding="utf-8")

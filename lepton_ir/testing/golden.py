@@ -22,7 +22,12 @@ the first case hold for all, those inside a case for it alone:
 * ``// CHECK-NUMERIC: rtol=1e-5 atol=0 ints=2 draws=3``: the interpreter gives the same on source
   and result, for seeded inputs (integers below ``ints``) and several sizes of each symbol; with
   no ``rtol``, bit for bit;
-* ``// TARGET: name``: the backend that passes may ask.
+* ``// TARGET: name``: the backend that passes may ask;
+* ``// RULE: name, ...``: these rules (``rule`` or ``pass/rule``) are applied: the case is their
+  positive one;
+* ``// NOT: name, ...`` or ``// NOT: name: reason``: the rule is tried and not applied, and says
+  this reason: the case is its negative one;
+* ``// PUBLISHED: source``: who writes the pattern that the rules of ``RULE`` find here.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ from lepton_ir import dims, plugins
 from lepton_ir.context import PassContext
 from lepton_ir.diagnostics import LeptonError
 from lepton_ir.interp import run_list
-from lepton_ir.pipeline import PassManager, Pipeline
+from lepton_ir.pipeline import PassManager, Pipeline, find_pass
 from lepton_ir.text.generators import rand
 from lepton_ir.text.parse import parse_module
 from lepton_ir.text.print import print_bare
@@ -47,12 +52,13 @@ from lepton_ir.types import TensorType
 from lepton_ir.verify import verify_module
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from lepton_ir.ir import Module
 
-_DIRECTIVE = re.compile(r"^// (RUN|EXPECT-ERROR|EXPECT-REMARK|CHECK-NUMERIC|TARGET):[ \t]*(.*)$")
+_KINDS = "RUN|EXPECT-ERROR|EXPECT-REMARK|CHECK-NUMERIC|TARGET|RULE|NOT|PUBLISHED"
+_DIRECTIVE = re.compile(rf"^// ({_KINDS}):[ \t]*(.*)$")
 _CASE = re.compile(r"^// =====[ \t]*(.*)$")
 _EXPECTED = "// ----- expected"
 _SIZES = (2, 3, 1, 5, 4)
@@ -86,14 +92,37 @@ class GoldenCase:
         found = self.directives.get(kind)
         return found[-1] if found else None
 
+    def rules(self) -> list[str]:
+        """Return the rules that the case says are applied."""
+        return [name for text in self.directives.get("RULE", []) for name in _names(text)]
+
+    def nots(self) -> list[tuple[str, str]]:
+        """Return the rules that the case says are tried and not applied, each with its reason."""
+        found = []
+        for text in self.directives.get("NOT", []):
+            names, _, reason = text.partition(":")
+            found += [(name, reason.strip()) for name in _names(names)]
+        return found
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
 
 @dataclass
 class Outcome:
-    """What came of a case: the result's text, or the error; and the remarks."""
+    """What came of a case: the result's text, or the error; and the remarks.
+
+    Attributes:
+        tried: rules that looked at an operation, as ``pass/rule``.
+        applied: those that changed something.
+    """
 
     text: str = ""
     error: LeptonError | None = None
     remarks: list[str] = field(default_factory=list)
+    tried: frozenset[str] = frozenset()
+    applied: frozenset[str] = frozenset()
 
 
 def read_golden(path: str | os.PathLike[str]) -> tuple[list[str], list[GoldenCase]]:
@@ -140,11 +169,11 @@ def run_case(case: GoldenCase, path: str = "<golden>") -> Outcome:
     chosen: Any = None
     if case.single("TARGET"):
         chosen = plugins.load("backends", str(case.single("TARGET")))
-    ctx = PassContext(target=chosen, want_remarks=frozenset())
+    ctx = PassContext(target=chosen, want_remarks=frozenset(), tried=set())
     try:
         module = parse_module(text, folder=folder, filename=path)
         verify_module(module)
-        PassManager(ctx).run(Pipeline.parse(pipeline), module)
+        ran = PassManager(ctx).run(Pipeline.parse(pipeline), module)
         verify_module(module)
     except LeptonError as error:
         return Outcome(error=error, remarks=list(map(str, ctx.remarks)))
@@ -152,7 +181,21 @@ def run_case(case: GoldenCase, path: str = "<golden>") -> Outcome:
     if numeric is not None:
         source = parse_module(text, folder=folder, filename=path)
         check_numeric(source, module, _options(numeric))
-    return Outcome(print_bare(module), remarks=list(map(str, ctx.remarks)))
+    applied = frozenset(rule for rule, hits in ctx.rule_hits.items() if hits > 0)
+    tried = frozenset(ctx.tried or ()).union(_named_by({r.text for r in ran}))
+    return Outcome(print_bare(module), None, list(map(str, ctx.remarks)), tried, applied)
+
+
+def _named_by(passes: Iterable[str]) -> set[str]:
+    """Return the rewrites of passes that are not made of rules: whatever runs them tries them."""
+    names = {text.partition("{")[0] for text in passes}
+    kinds = {name: find_pass(name) for name in names}
+    return {
+        f"{name}/{rule}"
+        for name, kind in kinds.items()
+        if not isinstance(kind, str)
+        for rule in kind.rule_names
+    }
 
 
 def check_case(case: GoldenCase, path: str = "<golden>") -> Outcome:
@@ -176,6 +219,7 @@ def check_case(case: GoldenCase, path: str = "<golden>") -> Outcome:
         if not any(remark in found for found in outcome.remarks):
             shown = "\n".join(outcome.remarks) or "there were none"
             raise GoldenFailure(f"no remark contains: {remark}\n{shown}")
+    _check_rules(case, outcome)
     expected = "\n".join(case.expected or []).strip()
     if case.expected is None:
         raise GoldenFailure("there is no expected result; write it with --update-golden")
@@ -185,6 +229,31 @@ def check_case(case: GoldenCase, path: str = "<golden>") -> Outcome:
         )
         raise GoldenFailure("\n".join(diff))
     return outcome
+
+
+def _check_rules(case: GoldenCase, outcome: Outcome) -> None:
+    """Compare what was tried and applied with ``RULE``, ``NOT`` and ``PUBLISHED``."""
+    applied = ", ".join(sorted(outcome.applied)) or "none were"
+    for name in case.rules():
+        if not any(names_rule(name, rule) for rule in outcome.applied):
+            raise GoldenFailure(f"the rule {name} is not applied, these are: {applied}")
+    for name, reason in case.nots():
+        if any(names_rule(name, rule) for rule in outcome.applied):
+            raise GoldenFailure(f"the rule {name} is applied")
+        if not any(names_rule(name, rule) for rule in outcome.tried):
+            raise GoldenFailure(f"the rule {name} is never tried: no operation is of its kind")
+        own = f"{name.rpartition('/')[2]}: "
+        said = [r for r in outcome.remarks if own in r]
+        if reason and not any(reason in r.partition(own)[2] for r in said):
+            shown = "\n".join(said) or "it gave no reason"
+            raise GoldenFailure(f"the rule {name} did not say: {reason}\n{shown}")
+    if case.directives.get("PUBLISHED") and not case.rules():
+        raise GoldenFailure("// PUBLISHED: says where the pattern of a // RULE: is from")
+
+
+def names_rule(name: str, rule: str) -> bool:
+    """Return whether ``name`` (``rule`` or ``pass/rule``) is that of a rule in full."""
+    return name == rule or rule.endswith(f"/{name}")
 
 
 def updated(path: str | os.PathLike[str]) -> str:
