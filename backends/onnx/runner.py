@@ -127,7 +127,9 @@ _BLOCK_SECONDS = 0.01
 _MIN_CYCLES, _WARM_UPS = 5, 3
 
 
-def latency(first: str, second: str, feeds: dict[str, Any], seconds: float) -> dict[str, Any]:
+def latency(
+    first: str, second: str, feeds: dict[str, Any], seconds: float, threads: int = 0
+) -> dict[str, Any]:
     """Time two models against each other, both optimized by onnxruntime.
 
     Blocks of runs alternate as A B B A, so that a machine that gets faster or slower during a cycle
@@ -138,13 +140,14 @@ def latency(first: str, second: str, feeds: dict[str, Any], seconds: float) -> d
         second: model file B.
         feeds: inputs of both.
         seconds: time for all cycles.
+        threads: intra-op threads.
 
     Returns:
         ``ratio`` of B to A, ``noise``: how far from 1 it may be for equal models, the larger one of
         A against itself and of the ratios' own spread (the notch of a box plot, 1.57 interquartile
         ranges by the root of their number), ``first``: seconds of one run of A, ``cycles``.
     """
-    runners = [OrtRunner(path, optimized=True) for path in (first, second)]
+    runners = [OrtRunner(path, optimized=True, threads=threads) for path in (first, second)]
     given = [{n: feeds[n] for n, _, _ in r.inputs() if n in feeds} for r in runners]
     for runner, inputs in zip(runners, given, strict=True):
         for _ in range(_WARM_UPS):
