@@ -15,12 +15,12 @@ from lepton_ir.diagnostics import LeptonError, UnsupportedError
 from lepton_ir.passes.quant import Quant
 from lepton_ir.passes.quant.feeds import open_feeds
 from lepton_ir.passes.quant.numbers import (
-    DerivedTensor,
     affine,
     quantize,
     quantize_weight,
     weight_scale,
 )
+from lepton_ir.passes.quant.parts import DerivedTensor, Parts
 from lepton_ir.pipeline import PipelineError
 from lepton_ir.tensors import DenseTensor, ExternalTensor
 from lepton_ir.tools.bench import quant_accuracy as accuracy
@@ -112,10 +112,11 @@ def decibels(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_symmetric_weights_use_the_whole_range_and_keep_zero():
     data = np.array([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]], np.float32)
-    scale = weight_scale(data, 0, 127)
+    parts = Parts(DenseTensor(data), 0)
+    scale = weight_scale(parts, 127)
     assert scale is not None
     assert scale.tolist() == [np.float32(2 / 127), 1.0]
-    q = quantize(data, scale, 0, 127)
+    ((_, _, q, _),) = quantize(parts, scale, 127)
     assert q.dtype == np.int8
     assert q.tolist() == [[64, -127, 32], [0, 0, 0]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 import lepton_ir
 from lepton_ir import api, dtypes
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
-from lepton_ir.passes.quant import recipe
+from lepton_ir.passes.quant import nbits, parts, recipe, spool
 from lepton_ir.passes.quant.histogram import HALF, Histogram, entropy, percentile, squared_error
 from lepton_ir.passes.quant.nbits import Scheme, pack_blocked, pack_nbits
+from lepton_ir.passes.quant.parts import rows
 from lepton_ir.passes.quant.regions import gain
-from lepton_ir.passes.quant.spool import KEPT, Spool, SpooledTensor, rows
+from lepton_ir.passes.quant.spool import KEPT, Spool, SpooledTensor
 from lepton_ir.passes.quant.static import Plan, slow_groups
 from lepton_ir.pipeline import PipelineError
 from lepton_ir.tensors import DenseTensor, ExternalTensor
@@ -59,7 +61,7 @@ def quantized(
     return report.context
 
 
-def run(path: Path | bytes, x: np.ndarray) -> np.ndarray:
+def run(path: Path | str | bytes, x: np.ndarray) -> np.ndarray:
     source = path if isinstance(path, bytes) else str(path)
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -253,6 +255,46 @@ def test_blocks_need_an_operation(tmp_path):
     source = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": draw(64, 64)}, [4, 64])
     with pytest.raises(UnsupportedError, match="--target=ort"):
         quantized(source, "mode=weights bits=4", tmp_path / "q.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "target"),
+    [
+        ("mode=weights bits=4", "ort"),
+        ("mode=weights bits=4 asymmetric", "onnx"),
+        ("mode=weights block=32", "onnx"),
+        ("mode=weights", "onnx"),
+        ("mode=weights scales=mse", "onnx"),
+        ("mode=dynamic", "onnx"),
+        ("mode=dynamic rows=false", "onnx"),
+    ],
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_weights_are_read_and_written_in_pieces(tmp_path, monkeypatch, options, target, transposed):
+    count, size = 5, 1536
+    monkeypatch.setattr(spool, "KEPT", 1 << 20)
+    monkeypatch.setattr(parts, "BLOCK", 1 << 18)
+    monkeypatch.setattr(nbits, "CHUNK", 1 << 18)
+    kind = {"transB": 1} if transposed else {}
+    nodes = [
+        helper.make_node("Gemm", ["xabcde"[i], f"w{i}"], ["abcdey"[i + (i == count - 1)]], **kind)
+        for i in range(count)
+    ]
+    weights = {f"w{i}": draw(size, size, seed=i) for i in range(count)}
+    proto = onnx.load_from_string(model(nodes, weights, [4, size], opset=21))
+    source, result = tmp_path / "m.onnx", tmp_path / "q.onnx"
+    onnx.save(proto, str(source), save_as_external_data=True, location="m.data")
+    tracemalloc.start()
+    module = lepton_ir.load(source)
+    report = lepton_ir.run_passes(module, f"quant{{{options}}}", target=api.target(target))
+    lepton_ir.save(module, result)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(report.context.data["layers"]) == count
+    # Weights are 9 MiB each; 2.25 MiB of integers may be here twice, to be transposed.
+    assert peak < 16 << 20, peak >> 20
+    x = draw(4, size, seed=9)
+    assert decibels(run(source.as_posix(), x), run(result, x)) > (10 if "bits=4" in options else 30)
 
 
 def test_large_results_go_to_a_file_that_vanishes(tmp_path):

@@ -18,12 +18,15 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.passes.quant.common import Editor, Layer, float_constant, new_layer
-from lepton_ir.passes.quant.numbers import DerivedTensor, Weight, quantize_weight
+from lepton_ir.passes.quant.numbers import Weight, quantize_weight
+from lepton_ir.passes.quant.parts import DerivedTensor
 from lepton_ir.passes.quant.smooth import factors
 from lepton_ir.passes.quant.weights import dequantized, gather_layer
 from lepton_ir.tensors import DenseTensor, Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.common import Run
 
@@ -214,9 +217,9 @@ def _smoothed(run: Run, op: Op, x: Value, shared: _Product, transposed: bool) ->
     s, tensor = shared.factors[x], float_constant(op, 1)
     if s is None or tensor is None:
         return None
-    wide = s if transposed else s[:, None]
+    wide = s[None, :] if transposed else s[:, None]
     axis = None if not run.per_channel else 0 if transposed else 1
-    return quantize_weight(DenseTensor(tensor.numpy() * wide), axis, run.limit)
+    return quantize_weight(tensor, axis, run.limit, factor=wide)
 
 
 def _rows(edit: Editor, x: Value, factor: Array | None) -> tuple[Value, ...]:
@@ -294,12 +297,12 @@ def _transposed(weight: Weight) -> Weight:
     source = weight.tensor
     shape = (source.shape[1], source.shape[0])
 
-    def make() -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
-        return np.ascontiguousarray(source.numpy().T)
+    def pieces() -> Iterator[Array]:
+        yield np.ascontiguousarray(source.numpy().T)
 
     tensor: Tensor = (
-        DerivedTensor(make, dtypes.I8, shape)
+        DerivedTensor(pieces, dtypes.I8, shape)
         if isinstance(source, DerivedTensor)
-        else DenseTensor(make())
+        else DenseTensor(next(pieces()))
     )
     return Weight(tensor, weight.scale, None if weight.axis is None else 1, weight.sqnr)

@@ -55,8 +55,25 @@ def hessians(run: Run, ops: list[Op], feeds: Feeds) -> dict[Value, Array]:
     return found
 
 
-def spread_errors(w: Array, hessian: Array, scheme: Scheme) -> tuple[Array, Array, Array]:
+def error_shares(hessian: Array, rows: int) -> Array:
+    """Return how the error of a row goes to those behind it: upper triangular, ``rows`` square.
+
+    Rows beyond the Hessian fill up the last block.
+    """
+    h = np.zeros((rows, rows))
+    h[: len(hessian), : len(hessian)] = hessian
+    diagonal = np.arange(rows)
+    h[diagonal, diagonal] += DAMPING * max(float(np.mean(np.diag(hessian))), 1e-12)
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(h)).T)
+
+
+def spread_errors(w: Array, upper: Array, scheme: Scheme) -> tuple[Array, Array, Array]:
     """Round ``w[K, N]``, whole blocks of rows, as GPTQ does.
+
+    Args:
+        w: some columns of a matrix.
+        upper: ``error_shares``.
+        scheme: how to round.
 
     Returns:
         Codes ``[blocks, block, N]`` u8, scales and zero points ``[blocks, N]`` f32.
@@ -64,11 +81,6 @@ def spread_errors(w: Array, hessian: Array, scheme: Scheme) -> tuple[Array, Arra
     from lepton_ir.passes.quant.nbits import best_parameters
 
     k, n = w.shape
-    h = np.zeros((k, k))
-    h[: len(hessian), : len(hessian)] = hessian
-    diagonal = np.arange(k)
-    h[diagonal, diagonal] += DAMPING * max(float(np.mean(np.diag(hessian))), 1e-12)
-    upper = np.linalg.cholesky(np.linalg.inv(h)).T
     rest = np.asarray(w, np.float64).copy()
     codes = np.empty((k // scheme.block, scheme.block, n), np.uint8)
     scales = np.empty((k // scheme.block, n), np.float32)

@@ -15,8 +15,10 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.passes.quant.common import Editor, Layer, float_constant, label
+from lepton_ir.passes.quant.gptq import error_shares, spread_errors
 from lepton_ir.passes.quant.numbers import decibels
-from lepton_ir.passes.quant.spool import Spool, rows
+from lepton_ir.passes.quant.parts import rows
+from lepton_ir.passes.quant.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,23 +147,38 @@ class _Packed:
         self.nbytes = sum(a.nbytes for a in held if a is not None)
 
 
-def _parts(
-    tensor: Tensor, whole: bool, block: int, transposed: bool
-) -> Iterator[tuple[int, Array]]:
-    """Yield (first row, rows) of the matrix ``[K, N]``, whole blocks filled up with zeros."""
+def _pieces(
+    tensor: Tensor, spread: bool, block: int, transposed: bool
+) -> Iterator[tuple[slice, slice, Array]]:
+    """Yield rows, columns and elements of pieces of the matrix ``[K, N]``, in whole blocks.
+
+    Args:
+        tensor: the matrix as it is stored.
+        spread: errors are spread over all rows, which pieces then hold.
+        block: rows of a block.
+        transposed: stored as ``[N, K]``.
+    """
     k, n = tensor.shape if not transposed else tensor.shape[::-1]
-    if whole:
-        # Rows of a transposed file are columns here, and errors are spread over all rows.
+    if transposed:
+        step = max(CHUNK // max(k, 1), 1)
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            yield slice(0, k), slice(start, stop), rows(tensor, start, stop).T
+    elif spread:
         data = tensor.numpy()
-        yield 0, np.ascontiguousarray(data.T) if transposed else data
-        return
-    step = max(CHUNK // max(n, 1) // block, 1) * block
-    for start in range(0, k, step):
-        yield start, rows(tensor, start, min(start + step, k))
+        step = max(CHUNK // max(k, 1), 1)
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            yield slice(0, k), slice(start, stop), data[:, start:stop]
+    else:
+        step = max(CHUNK // max(n, 1) // block, 1) * block
+        for start in range(0, k, step):
+            stop = min(start + step, k)
+            yield slice(start, stop), slice(0, n), rows(tensor, start, stop)
 
 
 def pack_nbits(
-    tensor: Tensor, transposed: bool, scheme: Scheme, hessian: Array | None = None
+    tensor: Tensor, transposed: bool, scheme: Scheme, upper: Array | None = None
 ) -> _Packed:
     """Return a matrix for MatMulNBits: codes ``[N, blocks, bytes]``, scales ``[N, blocks]``."""
     k, n = tensor.shape if not transposed else tensor.shape[::-1]
@@ -170,16 +187,17 @@ def pack_nbits(
     packed = _Packed(
         np.empty((n, blocks, width), np.uint8), np.empty((n, blocks), np.float32), None
     )
-    zeros = np.empty((n, blocks), np.uint8)
-    for start, part in _parts(tensor, transposed or hessian is not None, scheme.block, transposed):
-        found = _quantized(part, scheme, packed, hessian)
-        at = slice(start // scheme.block, start // scheme.block + len(found.scale))
+    zeros = np.empty((n, blocks) if scheme.asymmetric else (0, 0), np.uint8)
+    for lines, columns, part in _pieces(tensor, upper is not None, scheme.block, transposed):
+        found = _quantized(part, scheme, packed, upper)
+        at = columns, slice(lines.start // scheme.block, -(-lines.stop // scheme.block))
         codes = found.codes
         if scheme.bits == 4:
             codes = codes[:, 0::2] | (codes[:, 1::2] << 4)
-        packed.codes[:, at] = codes.transpose(2, 0, 1)
-        packed.scale[:, at] = found.scale.T
-        zeros[:, at] = found.zero.T
+        packed.codes[at] = codes.transpose(2, 0, 1)
+        packed.scale[at] = found.scale.T
+        if scheme.asymmetric:
+            zeros[at] = found.zero.T
     if scheme.asymmetric:
         packed.zero = zeros
         if scheme.bits == 4:
@@ -190,25 +208,36 @@ def pack_nbits(
 
 
 def pack_blocked(
-    tensor: Tensor, transposed: bool, scheme: Scheme, hessian: Array | None = None
+    tensor: Tensor, transposed: bool, scheme: Scheme, upper: Array | None = None
 ) -> _Packed:
     """Return a matrix for a blocked DequantizeLinear: codes ``[K, N]``, scales ``[blocks, N]``."""
     k, n = tensor.shape if not transposed else tensor.shape[::-1]
     blocks = -(-k // scheme.block)
     packed = _Packed(np.empty(0, np.uint8), np.empty((blocks, n), np.float32), None)
-    zeros = np.empty((blocks, n), np.uint8)
-    shift = 0 if scheme.asymmetric else scheme.middle
-    pieces: list[Array] = []
-    for start, part in _parts(tensor, transposed or hessian is not None, scheme.block, transposed):
-        found = _quantized(part, scheme, packed, hessian)
-        at = slice(start // scheme.block, start // scheme.block + len(found.scale))
-        packed.scale[at], zeros[at] = found.scale, found.zero
-        codes = found.codes.reshape(-1, n)[: len(part)].reshape(-1) - np.uint8(shift)
-        pieces.append(_nibbles(codes) if scheme.bits == 4 else codes)
-    packed.codes = np.concatenate(pieces)
+    zeros = np.empty((blocks, n) if scheme.asymmetric else (0, 0), np.uint8)
+    shift = np.uint8(0 if scheme.asymmetric else scheme.middle)
+    whole = np.empty((k, n) if transposed or upper is not None else (0, 0), np.uint8)
+    done: list[Array] = []
+    for lines, columns, part in _pieces(tensor, upper is not None, scheme.block, transposed):
+        found = _quantized(part, scheme, packed, upper)
+        at = slice(lines.start // scheme.block, -(-lines.stop // scheme.block)), columns
+        packed.scale[at] = found.scale
+        if scheme.asymmetric:
+            zeros[at] = found.zero
+        codes = found.codes.reshape(-1, part.shape[1])[: len(part)] - shift
+        if whole.size:
+            whole[lines, columns] = codes
+        else:
+            done.append(_stored(codes, scheme))
+    packed.codes = _stored(whole, scheme) if whole.size else np.concatenate(done)
     if scheme.asymmetric:
-        packed.zero = _nibbles(zeros.reshape(-1)) if scheme.bits == 4 else zeros
+        packed.zero = _stored(zeros, scheme)
     return packed
+
+
+def _stored(codes: Array, scheme: Scheme) -> Array:
+    """Return codes as a file holds them."""
+    return _nibbles(codes.reshape(-1)) if scheme.bits == 4 else codes.reshape(-1)
 
 
 def _nibbles(codes: Array) -> Array:
@@ -218,7 +247,7 @@ def _nibbles(codes: Array) -> Array:
     return np.asarray((codes[0::2] & 15) | (codes[1::2] << 4))
 
 
-def _quantized(part: Array, scheme: Scheme, packed: _Packed, hessian: Array | None) -> Blocks:
+def _quantized(part: Array, scheme: Scheme, packed: _Packed, upper: Array | None) -> Blocks:
     length, n = part.shape
     part = np.asarray(part, np.float32)
     if length % scheme.block:
@@ -226,10 +255,8 @@ def _quantized(part: Array, scheme: Scheme, packed: _Packed, hessian: Array | No
         whole[:length] = part
         part = whole
     w = part.reshape(-1, scheme.block, n)
-    if hessian is not None:
-        from lepton_ir.passes.quant.gptq import spread_errors
-
-        found = Blocks(*spread_errors(part, hessian, scheme))
+    if upper is not None:
+        found = Blocks(*spread_errors(part, upper, scheme))
     else:
         found = round_blocks(w, scheme)
     back = found.codes.astype(np.float32)
@@ -301,9 +328,11 @@ class BlockQuantizer:
             op.erase()
         run.record(row, *([source] if first else []))
 
-    def _hessian(self, op: Op) -> Array | None:
+    def _shares(self, op: Op, k: int) -> Array | None:
         x = op.operands[0]
-        return None if x is None else self.hessians.get(x)
+        found = None if x is None else self.hessians.get(x)
+        block = self.scheme.block
+        return None if found is None else error_shares(found, -(-k // block) * block)
 
     def _keep(self, edit: Editor, packed: _Packed, shapes: list[Any], base: str) -> list[Value]:
         """Build the constants of a packed matrix: codes, scales, and zero points if any."""
@@ -315,7 +344,8 @@ class BlockQuantizer:
             if array is not None:
                 value = edit.const(self.spool.keep(array, dtype, shape))
                 held.append(edit.named(value, base, suffix))
-        packed.codes, packed.scale = packed.codes[:0], packed.scale[:0]
+        # A slice would keep the whole array.
+        packed.codes, packed.scale, packed.zero = np.empty(0, np.uint8), np.empty(0), None
         return held
 
     def _fused(
@@ -324,7 +354,7 @@ class BlockQuantizer:
         key, scheme = (source, transposed, self.scheme), self.scheme
         k, n = tensor.shape if not transposed else tensor.shape[::-1]
         if key not in self.made:
-            packed = pack_nbits(tensor, transposed, scheme, self._hessian(op))
+            packed = pack_nbits(tensor, transposed, scheme, self._shares(op, k))
             zeros = () if packed.zero is None else packed.zero.reshape(-1).shape
             shapes = [
                 (dtypes.U8, packed.codes.shape),
@@ -351,7 +381,7 @@ class BlockQuantizer:
         key, scheme = (source, transposed, self.scheme), self.scheme
         k, n = tensor.shape if not transposed else tensor.shape[::-1]
         if key not in self.made:
-            packed = pack_blocked(tensor, transposed, scheme, self._hessian(op))
+            packed = pack_blocked(tensor, transposed, scheme, self._shares(op, k))
             kinds = {(4, False): dtypes.I4, (4, True): dtypes.U4}
             kinds |= {(8, False): dtypes.I8, (8, True): dtypes.U8}
             kind = kinds[scheme.bits, scheme.asymmetric]

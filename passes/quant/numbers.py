@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.passes.quant.parts import DerivedTensor, Parts
 from lepton_ir.tensors import DenseTensor, ExternalTensor, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from lepton_ir.dtypes import DType
 
 Array = np.ndarray[Any, Any]
-
-BLOCK = 1 << 20
-"""Elements held in f64 at a time."""
 
 SMALLEST_WEIGHT_SCALE = 1e-25
 SMALLEST_SCALE = 1e-12
@@ -27,19 +25,6 @@ SMALLEST_SCALE = 1e-12
 
 BIAS_LIMIT = float(1 << 30)
 """Largest magnitude of an i32 bias; leaves half of the accumulator to the products."""
-
-
-class DerivedTensor(Tensor):
-    """A constant computed from another one whenever it is read, and never kept."""
-
-    __slots__ = ("_make",)
-
-    def __init__(self, make: Callable[[], Array], dtype: DType, shape: tuple[int, ...]) -> None:
-        super().__init__(dtype, shape)
-        self._make = make
-
-    def numpy(self) -> Array:
-        return self._make()
 
 
 @dataclass(frozen=True)
@@ -69,28 +54,26 @@ def spread(scale: Array, axis: int | None, rank: int) -> Array:
     return scale if axis is None else scale.reshape((-1,) + (1,) * (rank - axis - 1))
 
 
-def weight_scale(
-    data: Array, axis: int | None, limit: int, floor: Array | None = None
-) -> Array | None:
+def weight_scale(parts: Parts, limit: int, floor: Array | None = None) -> Array | None:
     """Return f32 scales with ``max |w| = limit * scale``, or ``None`` for non-finite weights.
 
     A channel of zeros gets ``floor``, or 1 without one; ``floor`` is the least scale per channel.
     """
-    if axis is None:
-        top = np.asarray(np.max(np.abs(data), initial=0.0))
-    else:
-        others = tuple(i for i in range(data.ndim) if i != axis)
-        top = np.maximum(
+    axis, others = parts.axis, parts.others
+    top = np.zeros(() if axis is None else parts.source.shape[axis], np.float32)
+    for _, channels, data in parts:
+        found = np.maximum(
             np.max(data, axis=others, initial=0.0), -np.min(data, axis=others, initial=0.0)
         )
-    top = np.asarray(top, np.float64)
-    if not np.isfinite(top).all():
+        top[channels] = np.maximum(top[channels], found)
+    wide = np.asarray(top, np.float64)
+    if not np.isfinite(wide).all():
         return None
-    scale = np.maximum(top / limit, SMALLEST_WEIGHT_SCALE)
+    scale = np.maximum(wide / limit, SMALLEST_WEIGHT_SCALE)
     if floor is not None:
-        scale = np.where(top > 0, np.maximum(scale, floor), np.where(floor > 0, floor, 1.0))
+        scale = np.where(wide > 0, np.maximum(scale, floor), np.where(floor > 0, floor, 1.0))
     else:
-        scale = np.where(top > 0, scale, 1.0)
+        scale = np.where(wide > 0, scale, 1.0)
     return np.asarray(scale, np.float32)
 
 
@@ -98,40 +81,34 @@ SEARCH = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
 """Shares of a channel's range that a search for the least squared error tries."""
 
 
-def searched_scale(data: Array, scale: Array, axis: int | None, limit: int) -> Array:
+def searched_scale(parts: Parts, scale: Array, limit: int) -> Array:
     """Return scales that clip channels where that lowers their squared error."""
-    others = None if axis is None else tuple(i for i in range(data.ndim) if i != axis)
-
-    def errors(s: Array) -> Array:
-        wide = spread(s, axis, data.ndim)
-        back = np.clip(np.rint(data / wide), -limit, limit) * wide
-        return np.asarray(np.sum(np.square(data - back), axis=others, dtype=np.float64))
-
-    best, found = errors(scale), scale
-    for share in SEARCH:
-        other = np.asarray(scale * np.float32(share), np.float32)
-        error = errors(other)
-        found = np.where(error < best, other, found)
+    tried = [scale, *(np.asarray(scale * np.float32(share), np.float32) for share in SEARCH)]
+    errors = [np.zeros(scale.shape) for _ in tried]
+    for _, channels, data in parts:
+        for error, s in zip(errors, tried, strict=True):
+            wide = spread(s[channels], parts.axis, data.ndim)
+            back = np.clip(np.rint(data / wide), -limit, limit) * wide
+            off = np.square(data - back)
+            error[channels] += np.sum(off, axis=parts.others, dtype=np.float64)
+    best, found = errors[0], scale
+    for error, s in zip(errors[1:], tried[1:], strict=True):
+        found = np.where(error < best, s, found)
         best = np.minimum(error, best)
     return np.asarray(found, np.float32)
 
 
-def quantize(data: Array, scale: Array, axis: int | None, limit: int) -> Array:
-    """Return ``clip(round(data / scale), -limit, limit)`` as i8, halves to even."""
-    if data.ndim == 0:
-        return _rounded(data, scale, limit)
-    out = np.empty(data.shape, np.int8)
-    for part, channels in _blocks(data, axis):
-        s = scale[channels] if axis is not None else scale
-        out[part] = _rounded(data[part], spread(s, axis, data.ndim), limit)
-    return out
+def quantize(parts: Parts, scale: Array, limit: int) -> Iterator[tuple[Any, Array, Array, Array]]:
+    """Yield index, elements, ``clip(round(w / scale), -limit, limit)`` as i8 and its scale.
 
-
-def _rounded(data: Array, scale: Array, limit: int) -> Array:
-    q = np.asarray(data, np.float32) / scale
-    np.rint(q, out=q)
-    np.clip(q, -limit, limit, out=q)
-    return q.astype(np.int8)
+    Halves are rounded to even; the scale broadcasts.
+    """
+    for part, channels, data in parts:
+        wide = spread(scale[channels], parts.axis, data.ndim)
+        q = np.asarray(np.asarray(data, np.float32) / wide)
+        np.rint(q, out=q)
+        np.clip(q, -limit, limit, out=q)
+        yield part, data, q.astype(np.int8), wide
 
 
 def quantize_weight(
@@ -141,51 +118,48 @@ def quantize_weight(
     floor: Array | None = None,
     *,
     search: bool = False,
+    factor: Array | None = None,
 ) -> Weight | None:
     """Quantize one weight symmetrically; ``None`` when it holds NaN or infinities.
 
     A weight that lives in a file is not kept in memory: its integers are computed again when the
     result is written.
+
+    Args:
+        source: the weight.
+        axis: of the channels with a scale each, ``None`` for one scale.
+        limit: the largest integer.
+        floor: least scale per channel.
+        search: choose scales by squared error.
+        factor: what the weight is multiplied with before, of the same rank.
     """
-    data = source.numpy()
-    scale = weight_scale(data, axis, limit, floor)
+    parts = Parts(source, axis, factor)
+    scale = weight_scale(parts, limit, floor)
     if scale is None:
         return None
-    if search and data.size:
-        scale = searched_scale(data, scale, axis, limit)
+    if search and source.size:
+        scale = searched_scale(parts, scale, limit)
         scale = scale if floor is None else np.asarray(np.maximum(scale, floor), np.float32)
-    q = quantize(data, scale, axis, limit)
-    ratio = weight_sqnr(data, q, scale, axis)
-    tensor: Tensor = DenseTensor(q)
-    if isinstance(source, ExternalTensor):
-        tensor = DerivedTensor(
-            lambda: quantize(source.numpy(), scale, axis, limit), dtypes.I8, source.shape
-        )
-    return Weight(tensor, scale, axis, ratio)
-
-
-def _blocks(data: Array, axis: int | None) -> Iterator[tuple[slice, slice]]:
-    """Yield slices of the first axis, and of the scales that belong to them."""
-    rows = data.shape[0] if data.ndim else 1
-    step = max(BLOCK // max(data.size // max(rows, 1), 1), 1)
-    for start in range(0, rows, step):
-        part = slice(start, min(start + step, rows))
-        yield part, part if axis == 0 else slice(None)
-
-
-def weight_sqnr(data: Array, q: Array, scale: Array, axis: int | None) -> float:
-    """Return ``10 log10(sum w^2 / sum (w - q * scale)^2)`` in f64, with ``q * scale`` in f32."""
-    if data.ndim == 0:
-        data, q = data.reshape(1), q.reshape(1)
+    kept = None if isinstance(source, ExternalTensor) else np.empty(source.shape, np.int8)
     signal = noise = 0.0
-    for part, channels in _blocks(data, axis):
-        s = scale[channels] if axis is not None else scale
-        back = q[part].astype(np.float32) * spread(s, axis, data.ndim)
-        exact = np.asarray(data[part], np.float64).reshape(-1)
-        error = exact - back.astype(np.float64).reshape(-1)
+    for part, data, q, wide in quantize(parts, scale, limit):
+        if kept is not None:
+            kept[part] = q
+        exact = np.asarray(data, np.float64).reshape(-1)
+        error = exact - (q.astype(np.float32) * wide).astype(np.float64).reshape(-1)
         signal += float(np.dot(exact, exact))
         noise += float(np.dot(error, error))
-    return decibels(signal, noise)
+    tensor: Tensor
+    if kept is not None:
+        tensor = DenseTensor(kept)
+    else:
+        held = scale
+
+        def pieces() -> Iterator[Array]:
+            return (q for _, _, q, _ in quantize(parts, held, limit))
+
+        tensor = DerivedTensor(pieces, dtypes.I8, source.shape)
+    return Weight(tensor, scale, axis, decibels(signal, noise))
 
 
 def decibels(signal: float, noise: float) -> float:

@@ -14,8 +14,11 @@ from lepton_ir.tensors import DenseTensor, ExternalTensor, RawTensor, Tensor
 if TYPE_CHECKING:
     from lepton_ir.dtypes import DType
 
-KEPT = 16 << 20
-"""Payloads up to this size stay in memory."""
+KEPT = 64 << 20
+"""Bytes of payloads that stay in memory; from then on only those of ``SMALL`` bytes do."""
+
+SMALL = 1 << 16
+"""Payloads up to this size always stay in memory."""
 
 
 class Spool:
@@ -23,11 +26,13 @@ class Spool:
 
     def __init__(self) -> None:
         self._path = ""
+        self._kept = 0
 
     def keep(self, array: np.ndarray[Any, Any], dtype: DType, shape: tuple[int, ...]) -> Tensor:
         """Return a tensor with the bytes of ``array``, which are those of the file format."""
         data = np.ascontiguousarray(array)
-        if data.nbytes <= KEPT:
+        if data.nbytes <= SMALL or self._kept + data.nbytes <= KEPT:
+            self._kept += data.nbytes
             if dtype.bits < 8:
                 return RawTensor(data.tobytes(), dtype, shape)
             return DenseTensor(data.reshape(shape), dtype)
@@ -56,14 +61,3 @@ class SpooledTensor(ExternalTensor):
 def _remove(path: str) -> None:
     if os.path.exists(path):
         os.unlink(path)
-
-
-def rows(tensor: Tensor, start: int, stop: int) -> np.ndarray[Any, Any]:
-    """Return rows of a tensor's first axis; of one in a file only these are read."""
-    if not isinstance(tensor, ExternalTensor) or tensor.dtype.bits < 8:
-        return tensor.numpy()[start:stop]
-    kind = tensor.dtype.numpy
-    stride = tensor.nbytes // max(tensor.shape[0], 1)
-    count = (stop - start) * stride // kind.itemsize
-    data = np.fromfile(tensor.path, kind, count, offset=tensor.offset + start * stride)
-    return data.reshape(stop - start, *tensor.shape[1:])

@@ -70,6 +70,14 @@ EXTERNAL_PEERS: Mapping[str, str] = {
         "onnxscript.optimizer.optimize_ir(model)\n"
         "onnx_ir.save(model, sys.argv[2], external_data='out.data')"
     ),
+    "onnxruntime-4bit": (
+        "import sys, onnx\n"
+        "from onnxruntime.quantization import matmul_nbits_quantizer as q\n"
+        "how = q.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, bits=4)\n"
+        "found = q.MatMulNBitsQuantizer(onnx.load(sys.argv[1]), algo_config=how)\n"
+        "found.process()\n"
+        "found.model.save_model_to_file(sys.argv[2], True)"
+    ),
 }
 
 
