@@ -68,8 +68,9 @@ _NEVER = {
 }
 
 
-_STORED = "convert/storage"
-"""Rule of casts that keep a constant in 16 bits, see the convert pass."""
+_STORED = frozenset({"convert/storage", "quant/static-bias-scale"})
+"""Rules whose results are left for the runtime to compute, since a file holds them in fewer bytes:
+casts of constants kept in 16 bits, and scales of biases, the products of two others."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Fold(Pass, name="fold"):
             definition = op.definition
             if definition is None or op.name in _NEVER or op.has_attr_refs or not op.results:
                 continue
-            if not definition.foldable or op.loc.rule == _STORED:
+            if not definition.foldable or op.loc.rule in _STORED:
                 continue
             if not self._from_content(op, ctx, stale):
                 self._from_constants(op, ctx, stale)

@@ -17,7 +17,7 @@ from onnx import (
 )
 
 from lepton_ir import dtypes
-from lepton_ir.backends.onnx.names import NameScope, name_block
+from lepton_ir.backends.onnx.names import MADE, NameScope, name_block
 from lepton_ir.backends.onnx.parts import (
     callee_key,
     is_inside,
@@ -484,7 +484,9 @@ class Emitter:
         made = not op.loc.is_source
         if not name and made:
             first = next((o for o in node.output if o), "")
-            name = self._new_node_name(f"{node.op_type}_{first}")
+            # What has a made name says its operation already, and each name takes its bytes.
+            name = first if first.startswith(MADE) else f"{node.op_type}_{first}"
+            name = self._new_node_name(name)
         elif name in self._given_names and made:
             name = self._new_node_name(name)  # the node it was made from is still there
         if name:

@@ -14,6 +14,9 @@ MADE = "lepton/"
 """Starts the names of values that passes made: a name of the source, even of a value that is
 gone, never comes to stand for something else."""
 
+SHORT = {"const": "c", "quantize_linear": "q", "dequantize_linear": "dq"}
+"""Names for what quantized models have hundreds of; a file holds each of them several times."""
+
 
 class NameScope:
     """Names taken in one graph; those of the graphs around it may not be taken again."""
@@ -69,4 +72,5 @@ def name_block(
         if result.name and scope.is_free(result.name):
             names[result] = scope.take(result.name)
         else:
-            names[result] = scope.take(MADE + (result.name or op_name.replace(".", "_")))
+            made = SHORT.get(op_name) or op_name.replace(".", "_")
+            names[result] = scope.take(MADE + (result.name or made))

@@ -141,7 +141,6 @@ def merge_convolution(
         y.op.erase()
     op.erase()
     (reader, *_) = q.users
-    if reader.result.name == f"{name}_dequantized":
-        reader.result.name = name
+    reader.result.name = reader.result.name or name
     found: Value = reader.result
     return found

@@ -160,7 +160,8 @@ def _pair(
     _, scale, zero = _parameters(state, value, edit)
     users = list(value.uses) if everywhere else []
     q = edit.quantize_linear(value, scale, zero)
-    y = edit.named(edit.dequantize_linear(q, scale, zero), value.name, "_dequantized")
+    # No names either: those of the exporter are shorter, and a file holds each of them three times.
+    y: Value = edit.dequantize_linear(q, scale, zero)
     state.values[y] = value
     for op, index in readers:
         op.set_operand(index, y)
@@ -205,7 +206,8 @@ def _layer(state: _Pairs, op: Op) -> None:
         originals.append(held)
     if merged is not None:
         at = Editor(op, rule).at_value(source)
-        parts = (*at.weight_consts(weight, source.name), at.weight_zero(weight, source.name))
+        zero = at.const(np.zeros((), np.int8))
+        parts = (*at.weight_consts(weight, source.name), zero)
         layer.result = merge_convolution(op, merged, parts, integers)
     else:
         key = (source, id(weight))
@@ -214,7 +216,7 @@ def _layer(state: _Pairs, op: Op) -> None:
             state.weights[key] = dequantized(at, weight, source, zero=op.name != "conv")
         op.set_operand(1, state.weights[key])
         if integers is not None and held is not None:
-            _read_bias(op, held, integers, weight.scale * step, rule)
+            _read_bias(op, integers, weight.scale * step, rule)
         layer.result = state.returned.get(op.result, op.result)
     layer.output = layer.result.name or ""
     run.record(layer, *originals)
@@ -235,9 +237,21 @@ def _bias(op: Op, source: Value, bias: Tensor, scale: Array, rule: str) -> Value
     return edit.named(edit.const(q), source.name, "_quantized")
 
 
-def _read_bias(op: Op, source: Value, held: Value, scale: Array, rule: str) -> None:
+LONG_BIAS = 48
+"""Channels from which on a product in the graph takes less of a file than its result."""
+
+
+def _read_bias(op: Op, held: Value, scale: Array, rule: str) -> None:
+    """Dequantize the bias of a layer whose input and weight are dequantized already.
+
+    Its scale, ``x_scale * w_scale``, is a product of constants that stand in the file already;
+    runtimes fold it while they load the model.
+    """
     edit = Editor(op, rule)
-    step = edit.const(np.asarray(scale, np.float32))
+    if scale.size > LONG_BIAS:
+        scales = [x.op.operands[1] for x in op.operands[:2] if x is not None and x.op is not None]
+        step = Editor(op, "static-bias-scale").mul(*scales)
+    else:
+        step = edit.const(np.asarray(scale, np.float32))
     axis = {"axis": 0} if scale.ndim else {}
-    y = edit.dequantize_linear(held, step, **axis)
-    op.set_operand(2, edit.named(y, source.name, "_dequantized"))
+    op.set_operand(2, edit.dequantize_linear(held, step, **axis))

@@ -143,7 +143,7 @@ def dequantized(edit: Editor, weight: Weight, source: Value, *, zero: bool = Fal
     point = edit.weight_zero(weight, source.name) if zero else None
     axis = {} if weight.axis is None else {"axis": weight.axis}
     y: Value = edit.dequantize_linear(q, scale, point, **axis)
-    return edit.named(y, source.name, "_dequantized")
+    return y
 
 
 def gather_layer(run: Run, op: Op) -> None:
