@@ -15,16 +15,6 @@ import threading
 import time
 from typing import Any, Protocol
 
-_SIZES: tuple[tuple[int, ...], ...] = (
-    (2, 3, 5, 4, 7, 6),
-    (1, 1, 1, 1, 1, 1),
-    (3, 7, 2, 5, 4, 9),
-)
-"""Sizes of symbolic dims, in order of appearance, for the draws."""
-
-_FALLBACK_SIZES = (4, 8, 16, 32, 64, 128, 224, 512, 1024, 16000)
-"""Sizes tried for all symbols at once where the source fails with small, different ones."""
-
 SEARCH_SHARE = 0.5
 """Share of the time limit after which no further inputs are tried."""
 
@@ -161,17 +151,16 @@ class Session:
     def _run_drawn(
         self, source: Runner, inputs: list[Any], draws: int, fixed: dict[str, int]
     ) -> None:
+        from lepton_ir.check_draws import groups, sizes_of, symbols
         from lepton_ir.compare import draw, movement_of
 
-        symbols = _symbols(inputs)
-        plans = [{n: s[i % len(s)] for i, n in enumerate(symbols)} | fixed for s in _SIZES]
-        fallback = [dict.fromkeys(symbols, n) | fixed for n in _FALLBACK_SIZES] if symbols else []
-        failure = ""
-        for plan in [*plans[: draws if symbols else 1], *plans[draws:], *fallback]:
+        names = symbols(inputs)
+        failure, seconds = "", 0.0
+        for group in groups(names, draws, fixed):
             if len(self.expected) >= draws or time.monotonic() > self.until:
                 break
-            for _ in range(1 if symbols else draws):
-                if self.expected and time.monotonic() > self.until:
+            for plan in group if names else group * draws:
+                if len(self.expected) >= draws or (self.expected and time.monotonic() > self.until):
                     break
                 try:
                     feeds = draw(inputs, len(self.feeds), plan)
@@ -188,13 +177,13 @@ class Session:
         if not self.expected:
             self.problem = f"the source fails on drawn inputs: {failure}"
             return
-        if not symbols and len(self.expected) > 1:
+        if not names and len(self.expected) > 1:
             self.movement = movement_of(self.expected[0], self.expected[1])
             return
         if time.monotonic() > self.until or seconds > MOVEMENT_RUN_SECONDS:
             return
         try:
-            plan_feeds = draw(inputs, 1_000, _sizes_of(inputs, self.feeds[0]))
+            plan_feeds = draw(inputs, 1_000, sizes_of(inputs, self.feeds[0]))
             self.movement = movement_of(self.expected[0], source.run(plan_feeds))
         except Exception:  # a second draw that fails only leaves the movement unknown
             self.movement = None
@@ -320,26 +309,6 @@ def _add_sqnr(into: dict[str, float], name: str, a: Any, b: Any) -> None:
         and (a.dtype.kind == "f")
     ):
         into[name] = min(into.get(name, float("inf")), sqnr(a, b))
-
-
-def _symbols(inputs: list[Any]) -> list[str]:
-    names: dict[str, None] = {}
-    for position, (_, _, shape) in enumerate(inputs):
-        for axis, d in enumerate(shape):
-            if not isinstance(d, int) or d < 0:
-                names[d if isinstance(d, str) and d else f"{position}.{axis}"] = None
-    return list(names)
-
-
-def _sizes_of(inputs: list[Any], feeds: dict[str, Any]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for position, (name, _, shape) in enumerate(inputs):
-        for axis, d in enumerate(shape):
-            if not isinstance(d, int) or d < 0:
-                sizes[d if isinstance(d, str) and d else f"{position}.{axis}"] = feeds[name].shape[
-                    axis
-                ]
-    return sizes
 
 
 def _first_line(error: BaseException) -> str:
