@@ -23,6 +23,7 @@ the first case hold for all, those inside a case for it alone:
   and result, for seeded inputs (integers below ``ints``) and several sizes of each symbol; with
   no ``rtol``, bit for bit;
 * ``// TARGET: name``: the backend that passes may ask;
+* ``// KEEP-NODE: name``: no rewrite may match this node, as with ``--keep-node``;
 * ``// RULE: name, ...``: these rules (``rule`` or ``pass/rule``) are applied: the case is their
   positive one;
 * ``// NOT: name, ...`` or ``// NOT: name: reason``: the rule is tried and not applied, and says
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
     from lepton_ir.ir import Module
 
-_KINDS = "RUN|EXPECT-ERROR|EXPECT-REMARK|CHECK-NUMERIC|TARGET|RULE|NOT|PUBLISHED"
+_KINDS = "RUN|EXPECT-ERROR|EXPECT-REMARK|CHECK-NUMERIC|TARGET|KEEP-NODE|RULE|NOT|PUBLISHED"
 _DIRECTIVE = re.compile(rf"^// ({_KINDS}):[ \t]*(.*)$")
 _CASE = re.compile(r"^// =====[ \t]*(.*)$")
 _EXPECTED = "// ----- expected"
@@ -169,7 +170,8 @@ def run_case(case: GoldenCase, path: str = "<golden>") -> Outcome:
     chosen: Any = None
     if case.single("TARGET"):
         chosen = plugins.load("backends", str(case.single("TARGET")))
-    ctx = PassContext(target=chosen, want_remarks=frozenset(), tried=set())
+    kept = frozenset(case.directives.get("KEEP-NODE", []))
+    ctx = PassContext(target=chosen, want_remarks=frozenset(), keep_nodes=kept, tried=set())
     try:
         module = parse_module(text, folder=folder, filename=path)
         verify_module(module)
