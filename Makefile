@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs unit golden bench conformance clean
+.PHONY: help demo test check docs unit golden rules bench conformance clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ unit: $(STAMP) ## the tests only
 
 golden: $(STAMP) ## rewrite the expected results in tests/golden
 	$(PY) -m pytest tests --update-golden -k golden
+
+rules: $(STAMP) ## say where each rewrite rule is shown to work; MODELS='DIR ...'
+	$(PY) -m lepton_ir.tools.rules $(if $(MODELS),--models $(MODELS)) --jobs $(JOBS)
 
 bench: $(STAMP) ## measure speed, memory and start-up
 	$(PY) -m lepton_ir.tools.bench
