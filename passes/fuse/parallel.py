@@ -11,7 +11,7 @@ import numpy as np
 from lepton_ir.infer import const_tensor
 from lepton_ir.passes.fuse._match import available, readable, sole_user
 from lepton_ir.passes.fuse._weights import constant
-from lepton_ir.rewrite import RewritePass, rewrite
+from lepton_ir.rewrite import RewritePass, is_dead, rewrite
 
 if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
@@ -49,7 +49,14 @@ class _Branch:
 
 def _branch(product: Op) -> _Branch | None:
     x, w = product.operands[:2]
-    if product.has_attr_refs or x is None or w is None or not readable(w) or not x.rank:
+    if (
+        is_dead(product)
+        or product.has_attr_refs
+        or x is None
+        or w is None
+        or not readable(w)
+        or not x.rank
+    ):
         return None
     shape = w.shape
     if shape is None or len(shape) != 2 or x.rank < 2 or w.use_count != 1:
@@ -64,7 +71,7 @@ def _branch(product: Op) -> _Branch | None:
         other = add.operands[1] if add.operands[0] is product.result else add.operands[0]
         if other is not None and readable(other) and other.shape == (columns,):
             found.end, found.bias = add, other
-    return found
+    return None if is_dead(found.end) else found
 
 
 def _siblings(root: Op) -> list[_Branch]:

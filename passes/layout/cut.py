@@ -24,6 +24,7 @@ from lepton_ir.passes.layout.axes import (
     principal_order,
     source_order,
 )
+from lepton_ir.rewrite import is_dead
 from lepton_ir.tensors import ElidedTensor
 
 if TYPE_CHECKING:
@@ -190,6 +191,8 @@ def _sides(region: Region, value: Value, nodes: dict[Op, int]) -> _Sides | None:
             break
         if region.reads_in_order(use.op, use.index):
             readers.add(nodes[use.op])
+        elif is_dead(use.op):
+            continue
         elif use.op.name != "transpose" or use.op.has_attr_refs or perm_of(use.op) is None:
             readers.add(_SINK)
         elif perm_of(use.op) == order:

@@ -15,7 +15,7 @@ from lepton_ir.passes.layout.axes import (
     reordered,
 )
 from lepton_ir.passes.layout.cut import MEMO_KEY, Region, best_label
-from lepton_ir.rewrite import rewrite
+from lepton_ir.rewrite import is_dead, rewrite
 from lepton_ir.types import TensorType, meet
 
 if TYPE_CHECKING:
@@ -90,8 +90,19 @@ class _Move:
                 if old.first_use is not None:
                     self._connect(op, old)
         for op in reversed(self.ops):
-            if op.block is not None and all(r.first_use is None for r in op.results):
-                rw.erase(op)
+            if op.block is not None and is_dead(op):
+                self._drop(op)
+
+    def _drop(self, op: Op) -> None:
+        """Erase ``op``, and transposes that only it read: they would count as readers."""
+        operands = dict.fromkeys(v for v in op.operands if v is not None)
+        self.rw.erase(op)
+        for value in operands:
+            producer = value.op
+            if producer is None or producer.name != "transpose" or not is_dead(producer):
+                continue
+            if not (self.rw.ctx.keep_nodes and self.rw.ctx.kept(producer)):
+                self.rw.erase(producer)
 
     def _at(self, op: Op, loc: Location) -> None:
         self.rw.before = op
