@@ -26,9 +26,11 @@ class Fuse(RewritePass, name="fuse"):
         "lepton_ir.passes.fuse.activation",
         "lepton_ir.passes.fuse.reduction",
         "lepton_ir.passes.fuse.norm",
+        "lepton_ir.passes.fuse.norm_forms",
         "lepton_ir.passes.fuse.qdq",
         "lepton_ir.passes.fuse.einsum",
         "lepton_ir.passes.fuse.shuffle",
         "lepton_ir.passes.fuse.primitives",
+        "lepton_ir.passes.fuse.selection",
         "lepton_ir.passes.fuse.scales",
     )

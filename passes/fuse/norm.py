@@ -44,7 +44,7 @@ def _deviation(scan: Scan, value: Value | None) -> tuple[Value, float] | None:
     return scan.with_number(root.operands[0], "add")
 
 
-def _inverse_deviation(scan: Scan, value: Value) -> tuple[Value, float] | None:
+def inverse_deviation(scan: Scan, value: Value) -> tuple[Value, float] | None:
     """Return v and epsilon where ``value`` is 1 / sqrt(v + epsilon)."""
     op = scan.op(value, "reciprocal", "div", "pow")
     if op is None or op.operands[0] is None:
@@ -73,7 +73,7 @@ def quotients(m: Match) -> Iterator[tuple[Scan, Value, Value, float]]:
         return
     for d, inverse in ((a, b), (b, a)):
         scan = Scan(m.root)
-        found = _inverse_deviation(scan, inverse)
+        found = inverse_deviation(scan, inverse)
         if found is not None:
             yield scan, d, *found
 
