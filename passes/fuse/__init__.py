@@ -20,6 +20,7 @@ class Fuse(RewritePass, name="fuse"):
     rule_modules: ClassVar[tuple[str, ...]] = (
         "lepton_ir.passes.fuse.conv",
         "lepton_ir.passes.fuse.gemm",
+        "lepton_ir.passes.fuse.products",
         "lepton_ir.passes.fuse.bias",
         "lepton_ir.passes.fuse.pads",
         "lepton_ir.passes.fuse.clamp",
