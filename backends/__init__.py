@@ -9,5 +9,7 @@ TABLE: dict[str, str] = {
     "lir": "lepton_ir.backends.lir:target",
     "onnx": "lepton_ir.backends.onnx.target:ONNX",
     "ort": "lepton_ir.backends.onnx.target:ORT",
+    "numba": "lepton_ir.backends.numba.target:NUMBA",
+    "lepton": "lepton_ir.backends.numba.target:NUMBA",
     "runner-onnxruntime": "lepton_ir.backends.onnx.runner:OrtRunner",
 }

@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lepton_ir.api import load, run_passes, save
+    from lepton_ir.api import compile, load, run_passes, save
     from lepton_ir.builder import Builder
     from lepton_ir.ir import Block, Function, Module, Op, Region, Value
     from lepton_ir.opdef import op
@@ -40,6 +40,7 @@ __all__ = [
     "TensorType",
     "Value",
     "__version__",
+    "compile",
     "const",
     "load",
     "op",
@@ -68,6 +69,7 @@ _HOMES = {
     "Rewriter": "rewrite",
     "TensorType": "types",
     "Value": "ir",
+    "compile": "api",
     "const": "pattern",
     "load": "api",
     "op": "opdef",

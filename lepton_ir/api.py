@@ -132,6 +132,35 @@ def save(module: Module, path: str | os.PathLike[str], *, format: str = "", **op
     backend.save(module, path, **options)
 
 
+def compile(
+    model: Module | str | os.PathLike[str] | bytes,
+    target: str = "host",
+    threads: int | None = None,
+    *,
+    passes: str = "O2",
+    backend: str = "numba",
+) -> Any:
+    """Make a model ready to run on this machine; return a session.
+
+    The session has onnxruntime's habits: ``run(output_names, feeds)``, ``get_inputs()``,
+    ``get_outputs()``.
+
+    Args:
+        model: a module (left as it is), a file or the bytes of one.
+        target: the machine: ``host``, or a level such as ``generic`` or ``x86-64-v3``.
+        threads: threads that run kernels; all cores by default.
+        passes: pipeline that runs first, ``""`` for none.
+        backend: what runs the model.
+
+    Raises:
+        UnsupportedError: the backend cannot run an operation; names it and says why.
+    """
+    chosen: Any = plugins.load("backends", backend)
+    if not hasattr(chosen, "compile"):
+        raise LeptonError(f"backend {backend} runs no models", code="compile")
+    return chosen.compile(model, target=target, threads=threads, passes=passes)
+
+
 def _save_text(module: Module, path: str) -> None:
     from lepton_ir.text.files import write_lir
 

@@ -89,6 +89,57 @@ def _copy(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
+def call_meaning(op: Op, operands: Sequence[Any], attrs: Mapping[str, Any]) -> list[Any]:
+    """Call the NumPy meaning of ``op``.
+
+    Args:
+        op: the operation, for its definition, its result types and messages.
+        operands: arrays, lists for sequences, ``None`` for absent operands.
+        attrs: all attributes, and a callable per region by the region's name.
+
+    Returns:
+        All results that the meaning gives, as arrays, lists or ``None``.
+
+    Raises:
+        EvaluationError: the operation fails on these values.
+        UnsupportedError: it has no deterministic meaning.
+    """
+    definition = op.definition
+    if definition is None or definition.meaning is None:
+        raise UnsupportedError(
+            f"{shorten(op.name)} has no deterministic meaning",
+            code="no-meaning",
+            where=describe(op),
+        )
+    padding = [None] * max(definition.max_operands - len(operands), 0)
+    try:
+        with np.errstate(all="ignore"):
+            found = definition.meaning(*operands, *padding, **attrs)
+    except LeptonError:
+        raise
+    except (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError) as error:
+        raise EvaluationError(str(error), code=f"{op.name}-eval", where=describe(op)) from error
+    if isinstance(found, list) and isinstance(op.results[0].type, SequenceType):
+        found = (found,)
+    if not isinstance(found, tuple):
+        found = (found,)
+    return [_settled(v, x) for v, x in zip(op.results, found, strict=False)]
+
+
+def _settled(value: Value, found: Any) -> Any:
+    from lepton_ir.ops.control import NoRows
+
+    if isinstance(found, NoRows):
+        t = value.type if isinstance(value.type, TensorType) else None
+        if t is None or t.dtype is None or t.shape is None:
+            raise EvaluationError(f"zero iterations leave the shape of {value} open")
+        rest = [d if isinstance(d, int) else 0 for d in t.shape[1:]]
+        return np.zeros((0, *rest), t.dtype.numpy)
+    if isinstance(found, np.generic):
+        return np.asarray(found)
+    return found
+
+
 class _Frame:
     """Values of one activation; regions share the enclosing activation's values."""
 
@@ -128,51 +179,17 @@ class _Frame:
 
     def run_op(self, op: Op) -> None:
         """Evaluate one operation into ``values``."""
-        if op.name == "call":
-            results: Any = self._call(op)
-        else:
-            results = self._meaning(op)
-        if isinstance(results, list) and isinstance(op.results[0].type, SequenceType):
-            results = (results,)
-        if not isinstance(results, tuple):
-            results = (results,)
+        results = self._call(op) if op.name == "call" else self._meaning(op)
         for value, found in zip(op.results, results, strict=False):
-            self.values[value] = self._settled(value, found)
+            self.values[value] = found
 
-    def _settled(self, value: Value, found: Any) -> Any:
-        from lepton_ir.ops.control import NoRows
-
-        if isinstance(found, NoRows):
-            t = value.type if isinstance(value.type, TensorType) else None
-            if t is None or t.dtype is None or t.shape is None:
-                raise EvaluationError(f"zero iterations leave the shape of {value} open")
-            rest = [d if isinstance(d, int) else 0 for d in t.shape[1:]]
-            return np.zeros((0, *rest), t.dtype.numpy)
-        if isinstance(found, np.generic):
-            return np.asarray(found)
-        return found
-
-    def _meaning(self, op: Op) -> Any:
-        definition = op.definition
-        if definition is None or definition.meaning is None:
-            raise UnsupportedError(
-                f"{shorten(op.name)} has no deterministic meaning",
-                code="no-meaning",
-                where=describe(op),
-            )
+    def _meaning(self, op: Op) -> Sequence[Any]:
         attrs = {n: self._attr(v) for n, v in op.all_attrs().items()}
-        for region, name in zip(op.regions, definition.regions, strict=True):
+        names = () if op.definition is None else op.definition.regions
+        for region, name in zip(op.regions, names, strict=False):
             attrs[name] = _Body(self, region)
         operands = [None if v is None else self.values[v] for v in op.operands]
-        absent = definition.max_operands - len(operands)
-        operands += [None] * max(absent, 0)
-        try:
-            with np.errstate(all="ignore"):
-                return definition.meaning(*operands, **attrs)
-        except LeptonError:
-            raise
-        except (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError) as error:
-            raise EvaluationError(str(error), code=f"{op.name}-eval", where=describe(op)) from error
+        return call_meaning(op, operands, attrs)
 
     def _attr(self, value: Any) -> Any:
         return self.attrs.get(value.name) if isinstance(value, AttrRef) else value

@@ -57,6 +57,20 @@ def test_a_sample_passes_in_the_reference_interpreter(cases, runners):
     assert not failures(results, "unsupported")
 
 
+@pytest.mark.parametrize("mode", ["numba", "numba-generic"])
+def test_a_sample_passes_in_the_numba_backend(cases, runners, mode):
+    results = conformance.measure(mode, cases[::SAMPLE], runners)
+    assert not failures(results, "unsupported")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["numba", "numba-generic"])
+def test_all_that_have_a_meaning_pass_in_the_numba_backend(cases, runners, mode):
+    results = conformance.measure(mode, cases, runners)
+    assert not failures(results, "unsupported")
+    assert sum(result.verdict == "ok" for result in results) >= 1951
+
+
 @pytest.mark.slow
 def test_all_keep_their_outputs_through_o2(cases, runners):
     results = conformance.measure("o2", cases, runners)

@@ -3,6 +3,7 @@
     python -m lepton_ir.tools.conformance --mode o2
     python -m lepton_ir.tools.conformance --mode roundtrip --filter reduce --json result.json
     python -m lepton_ir.tools.conformance --mode interp
+    python -m lepton_ir.tools.conformance --mode numba
 
 A test case is a model with inputs and expected outputs. Cases that neither onnxruntime nor onnx's
 reference evaluator reproduces say nothing about an optimizer (random ops, training ops); the list
@@ -14,7 +15,7 @@ made by `--mode find --write-expected`. Verdicts:
 * `invalid`: a result that `onnx.checker` or the runner rejects;
 * `refused`: Lepton reported a diagnostic instead of a result;
 * `crashed`: any other exception, a dead process or no answer in time;
-* `unsupported` (`interp` only): the case uses an op that has no meaning in the op table.
+* `unsupported` (`interp`, `numba`): the case uses an op that has no meaning in the op table.
 """
 
 from __future__ import annotations
@@ -292,11 +293,33 @@ def _measure_interpreter(case: Case, runner: str, passes: str) -> None:
             raise _VerdictError("wrong", reason)
 
 
+def _measure_numba(case: Case, runner: str, passes: str, machine: str = "host") -> None:
+    """Run the case through the Numba backend, optimized as a user would run it."""
+    lepton = Lepton()
+    model, data_sets = case.load()
+    session = None
+    for feeds, expected in data_sets:
+        try:
+            session = session or lepton.compile(lepton.load(model), passes, machine)
+            actual = [normalize(value) for value in session.run(None, feeds)]
+        except UnsupportedError as error:
+            raise _VerdictError("unsupported", _one_line(error)) from error
+        reason = compare_values(expected, actual, case.rtol, case.atol)
+        if reason:
+            raise _VerdictError("wrong", reason)
+
+
+def _measure_numba_generic(case: Case, runner: str, passes: str) -> None:
+    _measure_numba(case, runner, passes, "generic")
+
+
 MODES: dict[str, Callable[[Case, str, str], None]] = {
     "source": _measure_source,
     "o2": _measure_optimized,
     "roundtrip": _measure_round_trip,
     "interp": _measure_interpreter,
+    "numba": _measure_numba,
+    "numba-generic": _measure_numba_generic,
 }
 """What is measured, by the name of the mode: a function of case, runner and pipeline."""
 

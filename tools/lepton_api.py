@@ -54,3 +54,13 @@ class Lepton:
         from lepton_ir.interp import run_list
 
         return run_list(module, feeds)
+
+    def compile(self, module: Any, passes: str, machine: str) -> Any:
+        """Return a session of the Numba backend.
+
+        Raises:
+            UnsupportedError: it cannot run an op of the module.
+        """
+        import lepton_ir
+
+        return lepton_ir.compile(module, machine, 1, passes=passes)

@@ -1,0 +1,1 @@
+"""The Numba backend: runs a module on this CPU with kernels generated through llvmlite."""

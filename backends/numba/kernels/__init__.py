@@ -1,0 +1,9 @@
+"""Kernel families: each module lowers operations to kernel calls and emits the kernels.
+
+A new family is a new module and one row here; the engine needs no change.
+"""
+
+from __future__ import annotations
+
+MODULES: tuple[str, ...] = ()
+"""Modules that register lowerings and emitters when imported (see :mod:`..lowering`)."""

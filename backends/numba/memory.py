@@ -1,0 +1,60 @@
+"""Placing buffers in one arena: those whose lifetimes do not meet share memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lepton_ir.backends.numba.plan import Buffer
+
+ALIGNMENT = 64
+"""Every buffer starts on a cache line, which is also a vector of the widest machine."""
+
+SLACK = 64
+"""Bytes behind each buffer that a full vector may read, never write."""
+
+
+def align(nbytes: int) -> int:
+    """Return ``nbytes`` rounded up to whole cache lines, with room for a vector read at the end."""
+    return (nbytes + SLACK + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+def root(buffer: Buffer) -> Buffer:
+    """Return the buffer whose memory ``buffer`` uses in the end."""
+    while buffer.parent is not None:
+        buffer = buffer.parent
+    return buffer
+
+
+def assign(buffers: Sequence[Buffer]) -> int:
+    """Give every buffer an offset; return the size of the arena.
+
+    Greedy by size: the largest buffers are placed first, each at the lowest offset where it meets
+    none that lives at the same time. Buffers taken over in place follow their parent.
+    """
+    owners: dict[Buffer, tuple[int, int]] = {}
+    for buffer in buffers:
+        top = root(buffer)
+        first, last = owners.get(top, (top.first, top.last))
+        owners[top] = (min(first, buffer.first), max(last, buffer.last))
+    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last; by offset
+    size = 0
+    for buffer in sorted(owners, key=lambda x: -x.nbytes):
+        first, last = owners[buffer]
+        need = align(buffer.nbytes)
+        offset = 0
+        for start, end, begin, finish in placed:
+            if finish < first or last < begin:
+                continue
+            if offset + need <= start:
+                break
+            offset = max(offset, end)
+        buffer.offset = offset
+        size = max(size, offset + need)
+        placed.append((offset, offset + need, first, last))
+        placed.sort()
+    for buffer in buffers:
+        buffer.offset = root(buffer).offset
+    return size

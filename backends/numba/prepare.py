@@ -1,0 +1,37 @@
+"""From a model to the module that a session runs: inlined, optimized, grouped into kernels."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lepton_ir import api
+from lepton_ir.clone import clone_module
+from lepton_ir.ir import Module
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SUFFIX = ".lepton"
+
+
+def load_prepared(model: Module | str | os.PathLike[str] | bytes) -> Module | None:
+    """Return the module of a ``.lepton`` file, ``None`` when ``model`` is something else."""
+    if isinstance(model, Module | bytes) or not os.fspath(model).endswith(SUFFIX):
+        return None
+    from lepton_ir.backends.numba.file import load
+
+    return load(os.fspath(model))
+
+
+def prepare(model: Module | str | os.PathLike[str] | bytes, passes: str = "O2") -> Module:
+    """Return a module of its own that a session can run.
+
+    Args:
+        model: a module, which is left as it is, or a file.
+        passes: pipeline that runs first, ``""`` for none.
+    """
+    module = clone_module(model) if isinstance(model, Module) else api.load(model)
+    steps: Sequence[str] = ["inline", *filter(None, [passes])]
+    api.run_passes(module, ",".join(steps), target="numba")
+    return module

@@ -1,0 +1,1 @@
+"""Running plans: the kernel table's loop, frames of values, threads."""

@@ -1,0 +1,244 @@
+"""A segment made ready to run: addresses filled in, kernel calls gathered into stretches."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_ir.backends.numba.codegen.library import kernel_function
+from lepton_ir.backends.numba.constants import aligned
+from lepton_ir.backends.numba.plan import Array, Boxed, Place, PyStep, Ref, Row, Segment, Tensor
+from lepton_ir.backends.numba.runtime.vm import VM
+from lepton_ir.diagnostics import LeptonError, UnsupportedError
+from lepton_ir.infer import describe
+
+if TYPE_CHECKING:
+    from lepton_ir.backends.numba.codegen.library import Library
+    from lepton_ir.backends.numba.session import Session
+
+
+class Frame:
+    """The arrays and objects of one run, by slot; inputs first.
+
+    Attributes:
+        objects: by slot.
+        arena: memory of the intermediates.
+    """
+
+    def __init__(self, inputs: list[Any]) -> None:
+        self.objects = inputs
+        self.arena: Array = np.empty(0, np.uint8)
+
+    def read(self, place: Place) -> Any:
+        """Return a value as an array (a view where possible) or an object."""
+        if isinstance(place, Boxed):
+            return self.objects[place.slot]
+        buffer = place.ref.buffer
+        if buffer.array is not None:
+            memory = buffer.array
+        elif buffer.slot >= 0:
+            memory = self.objects[buffer.slot]
+        else:
+            memory = self.arena
+        offset = place.ref.offset + (buffer.offset if buffer.in_arena else 0)
+        as_is = memory.shape == place.shape and memory.dtype == place.dtype.numpy
+        if as_is and offset == 0 and place.is_plain:
+            return memory
+        return _view(memory, place, offset)
+
+
+def _view(memory: Array, place: Tensor, offset: int) -> Array:
+    size = place.itemsize
+    flat = memory.reshape(-1).view(np.uint8)
+    if place.size == 0:
+        return np.empty(place.shape, place.dtype.numpy)
+    strides = [s * size for s in place.strides]
+    return np.ndarray(place.shape, place.dtype.numpy, flat, offset, strides)
+
+
+@dataclass
+class Stretch:
+    """Kernel calls without a Python call between them.
+
+    Attributes:
+        rows: the calls.
+        first: index of the first call among the segment's steps.
+        table: (kernel, address of arguments) pairs.
+        args: all arguments.
+        arena_at: positions of arena addresses in ``args``.
+        arena_offsets: their offsets.
+        slot_at: positions of addresses of slots in ``args``.
+        slots: the slots, each once.
+        slot_of: for each position, the index among ``slots``.
+        slot_offsets: their offsets.
+        checked: whether a kernel may report an index out of range.
+    """
+
+    rows: list[Row]
+    first: int
+    table: Array
+    args: Array
+    arena_at: Array
+    arena_offsets: Array
+    slot_at: Array
+    slots: list[int]
+    slot_of: Array
+    slot_offsets: Array
+    checked: bool
+    arena_base: int = -1
+
+
+def _ints(values: list[int]) -> Array:
+    return np.array(values, np.int64)
+
+
+def _stretch(rows: list[Row], first: int, library: Library) -> Stretch:
+    args: list[int] = []
+    starts: list[int] = []
+    arena: list[tuple[int, int]] = []
+    placed: list[tuple[int, int, int]] = []
+    for row in rows:
+        starts.append(len(args))
+        for arg in row.args:
+            if not isinstance(arg, Ref):
+                args.append(int(arg))
+                continue
+            buffer = arg.buffer
+            if buffer.array is not None:
+                args.append(buffer.array.ctypes.data + arg.offset)
+            elif buffer.slot >= 0:
+                placed.append((len(args), buffer.slot, arg.offset))
+                args.append(0)
+            else:
+                arena.append((len(args), buffer.offset + arg.offset))
+                args.append(0)
+    flat = _ints(args or [0])
+    table = np.empty((len(rows), 2), np.int64)
+    table[:, 0] = library.addresses(row.kernel for row in rows)
+    table[:, 1] = flat.ctypes.data + 8 * _ints(starts)
+    slots = sorted({slot for _, slot, _ in placed})
+    index = {slot: i for i, slot in enumerate(slots)}
+    return Stretch(
+        rows,
+        first,
+        table,
+        flat,
+        _ints([p for p, _ in arena]),
+        _ints([o for _, o in arena]),
+        _ints([p for p, _, _ in placed]),
+        slots,
+        _ints([index[s] for _, s, _ in placed]),
+        _ints([o for _, _, o in placed]),
+        any(row.checks for row in rows),
+    )
+
+
+class Program:
+    """Runs one segment.
+
+    Args:
+        segment: what to run, its buffers placed.
+        library: where its kernels come from.
+        status: where kernels report indices out of range.
+    """
+
+    def __init__(self, segment: Segment, library: Library, status: Array) -> None:
+        self.segment = segment
+        self.status = status
+        self.items: list[Stretch | tuple[int, PyStep]] = []
+        self._vm = kernel_function(library.address(VM))
+        rows: list[Row] = []
+        for index, step in enumerate([*segment.steps, None]):
+            if isinstance(step, Row):
+                rows.append(step)
+                continue
+            if rows:
+                self.items.append(_stretch(rows, index - len(rows), library))
+                rows = []
+            if step is not None:
+                self.items.append((index, step))
+
+    def run(self, frame: Frame, arena: Array, session: Session) -> None:
+        """Run all steps on the values of ``frame``."""
+        frame.arena = arena
+        objects = frame.objects
+        objects += [None] * (self.segment.state.slots - len(objects))
+        for slot, shape, _ in self.segment.makes:
+            objects[slot] = aligned(shape[0])
+        profile = session.profile
+        for item in self.items:
+            if isinstance(item, Stretch):
+                self._run_stretch(item, frame, session)
+            else:
+                index, step = item
+                started = time.perf_counter() if profile is not None else 0.0
+                _run_python(step, frame)
+                if profile is not None:
+                    profile.add_python(step, time.perf_counter() - started)
+                for slot in self.segment.drops.get(index, ()):
+                    objects[slot] = None
+
+    def _run_stretch(self, stretch: Stretch, frame: Frame, session: Session) -> None:
+        base = frame.arena.ctypes.data
+        if base != stretch.arena_base:
+            stretch.args[stretch.arena_at] = base + stretch.arena_offsets
+            stretch.arena_base = base
+        if stretch.slots:
+            bases = _ints([_address(frame.objects[s]) for s in stretch.slots])
+            stretch.args[stretch.slot_at] = bases[stretch.slot_of] + stretch.slot_offsets
+        if session.profile is not None:
+            self._run_profiled(stretch, session)
+        else:
+            session.call(self._vm, stretch.table.ctypes.data, len(stretch.rows))
+        if stretch.checked and self.status[0]:
+            self._report(stretch)
+
+    def _run_profiled(self, stretch: Stretch, session: Session) -> None:
+        assert session.profile is not None
+        for i, row in enumerate(stretch.rows):
+            started = time.perf_counter()
+            session.call(self._vm, stretch.table.ctypes.data + 16 * i, 1)
+            session.profile.add_row(row, time.perf_counter() - started)
+
+    def _report(self, stretch: Stretch) -> None:
+        """Raise the error that a kernel noted: which row, which index, which bound."""
+        number, index, size = (int(v) for v in self.status[:3])
+        self.status[:] = 0
+        row = stretch.rows[number - 1 - stretch.first]
+        raise LeptonError(
+            f"index {index} is out of range for an axis of {size}",
+            code="index",
+            where=describe(row.op),
+        )
+
+
+def _address(array: Any) -> int:
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+def _run_python(step: PyStep, frame: Frame) -> None:
+    arrays = [None if p is None else frame.read(p) for p in step.inputs]
+    results = step.run(arrays)
+    for slot, found, expected in zip(step.outputs, results, step.expected, strict=False):
+        frame.objects[slot] = _checked(found, expected, step)
+
+
+def _checked(found: Any, expected: Any, step: PyStep) -> Any:
+    """Return a result row by row in memory that is its own; it must be what was planned."""
+    if not isinstance(found, np.ndarray):
+        if expected is not None:
+            raise UnsupportedError("the result is no tensor", code="plan", where=describe(step.op))
+        return found
+    if expected is not None and (found.shape != expected[1] or found.dtype != expected[0].numpy):
+        raise LeptonError(
+            f"planned {expected[0]}{list(expected[1])}, got {found.dtype}{list(found.shape)}",
+            code="plan",
+            where=describe(step.op),
+        )
+    if found.flags.owndata and found.flags.c_contiguous:
+        return found
+    return np.array(found, order="C")

@@ -1,0 +1,206 @@
+"""Sessions of the Numba backend: feeds, shapes, control flow, what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lepton_ir
+from lepton_ir.diagnostics import LeptonError, UnsupportedError
+from lepton_ir.interp import run_list
+from lepton_ir.text.parse import parse_module
+
+TWO_INPUTS = """
+module @m {opset=20} {
+  func @main(%x: f32[N,3], %y: f32[N,3]) -> (f32[N,3]) {
+    %z = add(%x, %y) : f32[N,3]
+    return(%z)
+  }
+}
+"""
+
+
+def module_of(body: str, inputs: str) -> Any:
+    return parse_module(f"func @main({inputs}) {{\n{body}\n}}\n")
+
+
+def compare(module: Any, *all_feeds: dict[str, Any], target: str = "host", **options: Any) -> Any:
+    """Run all feeds through one session and the interpreter; return the session."""
+    session = lepton_ir.compile(module, target, 1, **options)
+    for feeds in all_feeds:
+        expected = run_list(module, feeds)
+        for e, f in zip(expected, session.run(None, feeds), strict=True):
+            if isinstance(e, list):
+                assert len(e) == len(f)
+            else:
+                assert e.dtype == f.dtype
+                np.testing.assert_allclose(f, e, rtol=2e-5, atol=2e-6)
+    return session
+
+
+def ones(*shape: int) -> Any:
+    return np.ones(shape, np.float32)
+
+
+@pytest.fixture
+def two() -> Any:
+    return lepton_ir.compile(parse_module(TWO_INPUTS), threads=1)
+
+
+def test_inputs_and_outputs_are_described_as_onnxruntime_does(two):
+    assert [(a.name, a.shape, a.type) for a in two.get_inputs()] == [
+        ("x", ["N", 3], "tensor(float)"),
+        ("y", ["N", 3], "tensor(float)"),
+    ]
+    assert [a.shape for a in two.get_outputs()] == [["N", 3]]
+
+
+def test_one_session_runs_all_sizes_of_a_symbolic_dim(two):
+    for n in (1, 5, 0, 2):
+        (z,) = two.run(None, {"x": ones(n, 3), "y": ones(n, 3)})
+        assert z.shape == (n, 3)
+        assert (z == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"x": ones(2, 3)}, "no value for input 'y' of type f32"),
+        ({"x": ones(2, 3), "y": ones(2, 3), "w": ones(1)}, "no input 'w'; the inputs are x, y"),
+        ({"x": np.ones((2, 3)), "y": ones(2, 3)}, "'x' takes f32 (float32), got float64"),
+        ({"x": ones(2, 4), "y": ones(2, 3)}, "'x' takes shape [N, 3], got [2, 4]"),
+        ({"x": ones(3), "y": ones(2, 3)}, "'x' takes shape [N, 3], got [3]"),
+        ({"x": ones(2, 3), "y": ones(4, 3)}, "'y' takes shape [N, 3] with N = 2, got [4, 3]"),
+        ({"x": [ones(3)], "y": ones(4, 3)}, "'x' takes an array of type f32"),
+    ],
+)
+def test_feeds_that_do_not_fit_are_refused_with_what_was_expected(two, feeds, message):
+    with pytest.raises(LeptonError) as caught:
+        two.run(None, feeds)
+    assert message in str(caught.value)
+
+
+def test_outputs_can_be_chosen_and_unknown_ones_are_named():
+    module = module_of(
+        "    %a = add(%x, %x)\n    %b = mul(%a, %x)\n    return(%a, %b)", "%x: f32[2]"
+    )
+    names = module.main.output_names
+    session = lepton_ir.compile(module, threads=1)
+    feeds = {"x": np.array([1, 3], np.float32)}
+    (b,) = session.run([names[1]], feeds)
+    assert b.tolist() == [2, 18]
+    with pytest.raises(LeptonError, match="no output 'zz'"):
+        session.run(["zz"], feeds)
+
+
+def test_results_never_alias_feeds_or_each_other_or_later_runs():
+    module = module_of(
+        "    %a = identity(%x)\n    %b = add(%x, %x)\n    return(%a, %x, %b)", "%x: f32[2]"
+    )
+    session = lepton_ir.compile(module, threads=1)
+    x = np.array([1, 2], np.float32)
+    first = session.run(None, {"x": x})
+    copies = [f.copy() for f in first]
+    first[0][:] = 7
+    assert x.tolist() == [1, 2]
+    session.run(None, {"x": np.array([5, 6], np.float32)})
+    assert first[2].tolist() == copies[2].tolist()
+    assert not np.shares_memory(first[0], first[1])
+
+
+def test_shapes_that_depend_on_data_cut_the_plan():
+    module = module_of(
+        "  %i = non_zero(%x)\n  %t = transpose(%i) {perm=[1,0]}\n"
+        "  %g = gather_nd(%x, %t)\n  %y = add(%g, %g)\n  return(%y)",
+        "%x: f32[6]",
+    )
+    session = compare(
+        module,
+        {"x": np.array([0, 1, 0, 2, 0, 3], np.float32)},
+        {"x": np.array([0, 1, 0, 0, 0, 0], np.float32)},
+        {"x": np.zeros(6, np.float32)},
+        {"x": np.array([0, 4, 0, 2, 0, 3], np.float32)},
+    )
+    assert len(session.segments()) == 4  # one before the cut, one for each number of elements
+
+
+def test_loops_are_run_by_the_plan_and_carry_shapes_that_grow():
+    module = module_of(
+        "  %r = loop(%n, %c, %x) (%i: i64[], %go: bool[], %a: f32[?]) {\n"
+        "    %b = concat(%a, %x) {axis=0}\n    yield(%go, %b)\n  }\n  return(%r)",
+        "%n: i64[], %c: bool[], %x: f32[2]",
+    )
+    feeds = {"n": np.int64(3), "c": np.True_, "x": np.array([1, 2], np.float32)}
+    compare(module, feeds, {**feeds, "n": np.int64(0)}, {**feeds, "n": np.int64(1)})
+
+
+def test_branches_read_outer_values():
+    module = module_of(
+        "  %y = add(%x, %x)\n  %z = if(%c) {\n    %a = mul(%y, %y)\n    yield(%a)\n  } {\n"
+        "    yield(%y)\n  }\n  return(%z)",
+        "%c: bool[], %x: f32[2]",
+    )
+    x = np.array([1, 3], np.float32)
+    compare(module, {"c": np.True_, "x": x}, {"c": np.False_, "x": x})
+
+
+def test_an_opaque_operation_is_refused_by_name():
+    module = module_of('    %y = "com.acme.Foo"(%x)\n    return(%y)', "%x: f32[2]")
+    with pytest.raises(UnsupportedError, match=r"com\.acme\.Foo is not known"):
+        lepton_ir.compile(module)
+
+
+def test_an_unknown_machine_is_refused_with_the_known_ones():
+    with pytest.raises(LeptonError, match="x86-64-v3"):
+        lepton_ir.compile(parse_module(TWO_INPUTS), "z80")
+
+
+def test_sessions_in_two_threads_do_not_disturb_each_other(two):
+    other = lepton_ir.compile(parse_module(TWO_INPUTS), threads=1)
+    wrong: list[Any] = []
+
+    def work(session: Any, value: float) -> None:
+        x = np.full((64, 3), value, np.float32)
+        for _ in range(200):
+            (z,) = session.run(None, {"x": x, "y": x})
+            if not (z == 2 * value).all():
+                wrong.append(z)
+
+    jobs = [(two, 1.0), (other, 2.0), (two, 3.0)]
+    threads = [threading.Thread(target=work, args=job) for job in jobs]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_the_command_line_runs_measures_and_explains(tmp_path):
+    path = tmp_path / "m.lir"
+    path.write_text(TWO_INPUTS)
+    np.save(tmp_path / "x.npy", ones(4, 3))
+    command = [sys.executable, "-m", "lepton_ir.tools.lepton_run", str(path), "--random"]
+    command += ["--input", f"x={tmp_path / 'x.npy'}", "--dim", "N=4", "--threads", "1"]
+    command += ["--bench", "0.01", "--profile", "--plan", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["outputs"][0]["shape"] == [4, 3]
+    assert report["bench"]["median_ms"] > 0
+    assert report["profile"][0]["op"] == "add"
+    assert "returns" in report["plan"]
+
+
+def test_the_command_line_names_what_is_wrong(tmp_path):
+    path = tmp_path / "m.lir"
+    path.write_text(TWO_INPUTS)
+    command = [sys.executable, "-m", "lepton_ir.tools.lepton_run", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no value for input 'x'" in done.stderr
