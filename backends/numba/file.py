@@ -63,7 +63,7 @@ def save(module: Module, path: str | os.PathLike[str], *, passes: str = "") -> N
 def _write(file: BinaryIO, module: Module) -> None:
     tensors: list[Tensor] = []
     main = module.main
-    data = {
+    data: dict[str, Any] = {
         "name": module.name,
         "function": {
             "outputs": main.output_names,

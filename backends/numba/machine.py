@@ -46,8 +46,8 @@ class Machine:
 _LEVELS = {
     "generic": ("x86-64", "", 4, 16),
     "x86-64-v2": ("x86-64-v2", "+sse4.2", 4, 16),
-    "x86-64-v3": ("x86-64-v3", "+avx2,+fma", 8, 16),
-    "x86-64-v4": ("x86-64-v4", "+avx2,+fma,+avx512f,+avx512vl,+avx512bw,+avx512dq", 16, 32),
+    "x86-64-v3": ("x86-64-v3", "+avx2,+fma,+f16c", 8, 16),
+    "x86-64-v4": ("x86-64-v4", "+avx2,+fma,+f16c,+avx512f,+avx512vl,+avx512bw,+avx512dq", 16, 32),
 }
 """Microarchitecture levels: LLVM's processor, features, lanes, vector registers."""
 

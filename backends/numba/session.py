@@ -20,8 +20,8 @@ from lepton_ir.types import OptionalType, SequenceType, TensorType, Type, dim_te
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lepton_ir.backends.numba.profile import Profile
     from lepton_ir.backends.numba.plan import Segment
+    from lepton_ir.backends.numba.profile import Profile
     from lepton_ir.ir import Module, Value
 
 _ORT_NAMES = {"f32": "float", "f64": "double", "f16": "float16", "bf16": "bfloat16"}

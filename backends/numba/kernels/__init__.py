@@ -5,5 +5,5 @@ A new family is a new module and one row here; the engine needs no change.
 
 from __future__ import annotations
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("lepton_ir.backends.numba.kernels.elementwise",)
 """Modules that register lowerings and emitters when imported (see :mod:`..lowering`)."""

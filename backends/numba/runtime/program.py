@@ -232,13 +232,19 @@ def _checked(found: Any, expected: Any, step: PyStep) -> Any:
     if not isinstance(found, np.ndarray):
         if expected is not None:
             raise UnsupportedError("the result is no tensor", code="plan", where=describe(step.op))
-        return found
+        # A sequence holds on to its elements, which may be views of memory that is used again.
+        return [_own(x) for x in found] if isinstance(found, list) else found
     if expected is not None and (found.shape != expected[1] or found.dtype != expected[0].numpy):
         raise LeptonError(
             f"planned {expected[0]}{list(expected[1])}, got {found.dtype}{list(found.shape)}",
             code="plan",
             where=describe(step.op),
         )
-    if found.flags.owndata and found.flags.c_contiguous:
+    return _own(found)
+
+
+def _own(found: Any) -> Any:
+    """Return an array row by row in memory that is its own."""
+    if not isinstance(found, np.ndarray) or (found.flags.owndata and found.flags.c_contiguous):
         return found
     return np.array(found, order="C")
