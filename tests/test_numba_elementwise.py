@@ -18,8 +18,8 @@ SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 88.7, -103.5, 6550
 
 # Operation, attributes, relative and absolute error that f32 may have.
 UNARY = [
-    *(("exp", "", 2e-7, 0.0), ("log", "", 2e-7, 4e-7), ("tanh", "", 5e-7, 0.0)),
-    *(("erf", "", 5e-7, 0.0), ("sigmoid", "", 3e-7, 1e-38), ("softplus", "", 5e-7, 1e-38)),
+    *(("exp", "", 2e-7, 2e-45), ("log", "", 2e-7, 4e-7), ("tanh", "", 5e-7, 0.0)),
+    *(("erf", "", 5e-7, 1e-42), ("sigmoid", "", 3e-7, 1e-38), ("softplus", "", 5e-7, 1e-38)),
     *(("relu", "", 0.0, 0.0), ("gelu", "", 3e-7, 6e-7), ("swish", "", 4e-7, 1e-36)),
     *(("gelu", "approximate=tanh", 6e-7, 2e-6), ("mish", "", 1e-6, 1e-36)),
     *(("hard_swish", "", 4e-7, 4e-7), ("hard_sigmoid", "alpha=0.3", 3e-7, 1e-7)),
@@ -93,7 +93,7 @@ def test_functions_of_two_operands(name, dtype, target):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("shape", [(), (1,), (16,), (17,), (64,), (65,), (2, 0, 3), (300, 7)])
 def test_lengths_that_are_no_multiple_of_a_vector(shape, target):
-    x = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    x = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape) / 100
     session = lepton_ir.compile(parse_module(text_of("exp", "f32", shape, 1)), target, 1, passes="")
     np.testing.assert_allclose(session.run(None, {"x0": x})[0], np.exp(x), rtol=1e-6)
 

@@ -17,6 +17,7 @@ from lepton_ir.backends.numba.codegen.emitter import (
     Val,
     element_of,
     lanes_of,
+    suffix,
     vector,
 )
 
@@ -185,8 +186,11 @@ def tanh(e: Emitter, x: Val) -> Val:
     if not _is_f32(x):
         return library(e, "tanh", x)
     found = _rational(e, x, _TANH_LIMIT, _TANH_TOP, _TANH_BOTTOM)
-    small = e.b.fcmp_ordered("<", e.unary("fabs", x), e.const(4e-4, x.type))
-    return e.b.select(small, x, found)
+    size = e.unary("fabs", x)
+    # 1 - tanh(9) is below half a unit in the last place; factors that are large notice one.
+    sign = e.intrinsic(f"llvm.copysign.{suffix(x.type)}", x.type, [e.const(1.0, x.type), x])
+    found = e.b.select(e.b.fcmp_ordered(">", size, e.const(9.0, x.type)), sign, found)
+    return e.b.select(e.b.fcmp_ordered("<", size, e.const(4e-4, x.type)), x, found)
 
 
 def erf(e: Emitter, x: Val) -> Val:
