@@ -1,4 +1,4 @@
-"""Elementwise kernels against NumPy in double precision: every operation, special values, shapes."""
+"""Elementwise kernels against NumPy in double precision: operations, special values, shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversion of 16-bit floats by integer arithmetic, for machines that have no instruction for it."""
+"""Conversion of 16-bit floats by integer arithmetic, where no instruction does it."""
 
 from __future__ import annotations
 
