@@ -34,4 +34,5 @@ class Fuse(RewritePass, name="fuse"):
         "lepton_ir.passes.fuse.primitives",
         "lepton_ir.passes.fuse.selection",
         "lepton_ir.passes.fuse.scales",
+        "lepton_ir.passes.fuse.recurrent",
     )
