@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from lepton_ir.tensors import Tensor
 
+_SMALL_BYTES = 1 << 12
+"""Bytes of a constant that may be made beside those that other operations keep."""
+
 _MAX_SCALAR_READ = 1 << 16
 
 
@@ -45,6 +48,10 @@ class Const:
     def shape(self) -> tuple[int, ...]:
         """Static shape."""
         return self.tensor.shape
+
+    def gives_way(self, size: int) -> bool:
+        """Return whether ``size`` bytes in its place let no file grow by more than a little."""
+        return size <= _SMALL_BYTES or (size <= self.tensor.nbytes and self.value.use_count == 1)
 
     def scalar(self) -> Any:
         """Return the single value that all elements share, or ``None``; empty tensors have none."""

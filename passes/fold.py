@@ -68,6 +68,14 @@ _NEVER = {
 }
 
 
+COPY_BYTES = 1 << 16
+"""Bytes of a result that may be made of constants which something else reads as well: the file
+grows, and a runtime folds at load."""
+
+COPY_SHARE = 0.01
+"""The same as a share of all constants; the larger of both counts."""
+
+
 _STORED = frozenset({"convert/storage", "quant/static-bias-scale"})
 """Rules whose results are left for the runtime to compute, since a file holds them in fewer bytes:
 casts of constants kept in 16 bits, and scales of biases, the products of two others."""
@@ -158,6 +166,9 @@ class Fold(Pass, name="fold"):
         # A constant that something else reads as well stays in the module.
         freed = sum(t.nbytes for v, t in constants.items() if _only_read_by(v, op))
         growth = max(size - freed, 0)
+        if growth > COPY_BYTES and 2 * (inputs - freed) >= size and growth > self._copies(ctx, op):
+            ctx.remark("missed", op, "not folded: other readers keep what it is a copy of")
+            return
         if ctx.fold_bytes + growth > self.total:
             ctx.note_once(
                 "fold-total",
@@ -180,6 +191,17 @@ class Fold(Pass, name="fold"):
         ctx.fold_bytes += growth
         _mark(op.results, stale)
         _replace(op, arrays, "fold")
+
+    @staticmethod
+    def _copies(ctx: PassContext, op: Op) -> float:
+        """Bytes that a copy of a constant may have in the module of ``op``."""
+        found = ctx.data.get("fold_copies")
+        if found is None:
+            assert op.function is not None
+            ops = (o for o in op.function.walk() if o.name == "const")
+            sizes = (t.nbytes for o in ops if (t := const_tensor(o.result)) is not None)
+            found = ctx.data["fold_copies"] = COPY_SHARE * sum(sizes)
+        return float(found)
 
     def _result_bytes(self, op: Op, given: list[Tensor]) -> int | None:
         """Bytes of all results, an upper bound where they depend on data; ``None`` if unknown."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 O1 = "shapes,fold{exact},canonicalize{exact},cse,dce"
 """Exact rewrites on proven facts only: results are bit-identical."""
 
-O2 = "shapes,fold,canonicalize,cse,fuse,layout,fold,canonicalize,cse,merge_parallel,fuse_ort,dce"
+O2 = (
+    "shapes,fold,cse,canonicalize,cse,fuse,layout,fold,canonicalize,cse,"
+    "merge_parallel,fuse_ort,dce,strip{doc=false metadata=false}"
+)
 """The default: everything that keeps results within rounding."""
 
 O3 = (
-    "shapes,fold,canonicalize,cse,fuse,layout,fold,canonicalize,cse,"
-    "merge_parallel,fuse_attention,fuse_ort,dce"
+    "shapes,fold,cse,canonicalize,cse,fuse,layout,fold,canonicalize,cse,"
+    "merge_parallel,fuse_attention,fuse_ort,dce,strip{doc=false metadata=false}"
 )
 """O2, and whole attention blocks as one operation where the target has it."""

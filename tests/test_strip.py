@@ -1,3 +1,5 @@
+"""What strip drops, and what the default pipeline keeps of it."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -42,3 +44,41 @@ def test_either_may_stay(tmp_path: Path) -> None:
     model = _stripped(tmp_path, "strip{metadata=false}")
     assert not model.graph.node[0].doc_string
     assert model.graph.node[0].metadata_props[0].value == "line 1"
+
+
+_TRACE = "/lib/torch/nn/functional.py(782): max_pool2d\n<string>(24): forward\n"
+
+
+def _traced(path: Path) -> None:
+    """Write a model with what exporters and people leave at nodes, values and the graph."""
+    _model(path)
+    model = onnx.load(path)
+    node = model.graph.node[0]
+    for key in ("pkg.torch.onnx.stack_trace", "namespace", "pkg.onnxscript.rewriter.rule_name"):
+        node.metadata_props.add(key=key, value="noise")
+    node.doc_string = _TRACE
+    other = model.graph.node.add()
+    other.CopyFrom(helper.make_node("Sin", ["x"], ["z"], name="s", doc_string="my sine"))
+    other.metadata_props.add(key="namespace", value="my own")
+    model.graph.metadata_props.add(key="pkg.torch.export.x", value="noise")
+    model.graph.metadata_props.add(key="author", value="me")
+    model.graph.output.add().CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, [2]))
+    onnx.save(model, path)
+
+
+def test_the_default_pipeline_drops_what_exporters_left_and_keeps_the_rest(tmp_path: Path) -> None:
+    _traced(tmp_path / "a.onnx")
+    for pipeline, left in (("O2", 1), ("O3", 1), ("O1", 4), ("strip{traces=false}", 0)):
+        module = api.load(tmp_path / "a.onnx")
+        api.run_passes(module, pipeline)
+        api.save(module, tmp_path / "b.onnx")
+        graph = onnx.load(tmp_path / "b.onnx").graph
+        assert len(graph.node[0].metadata_props) == left
+        if pipeline in ("O2", "O3"):
+            assert [node.doc_string for node in graph.node] == ["", "my sine"]
+            kept = [*graph.node[0].metadata_props, *graph.node[1].metadata_props]
+            assert [(p.key, p.value) for p in [*kept, *graph.metadata_props]] == [
+                ("stack_trace", "line 1"),
+                ("namespace", "my own"),
+                ("author", "me"),
+            ]

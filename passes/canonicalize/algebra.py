@@ -161,5 +161,7 @@ def merge_constants(m: Match, rw: Rewriter) -> bool:
     merged = _merged(m.root, m.a, m.b)
     if merged is None:
         return rw.fail("the merged constant is too large or out of range")
+    if not any(c.gives_way(merged.nbytes) for c in (m.a, m.b)):
+        return rw.fail("other readers keep the constants: the file would grow")
     c = rw.const(merged, m.a.tensor.dtype)
     return rw.replace(m.root, rw.build(m.root.name, m.x, c).result)

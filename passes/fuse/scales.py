@@ -18,12 +18,22 @@ if TYPE_CHECKING:
 
 _MERGE_LIMIT = 1 << 20
 
+_LARGER = "the merged constant would be larger than what it replaces"
+
 
 def _finite(array: np.ndarray[Any, Any], dtype: Any) -> bool:
     """Whether every element is a normal number of ``dtype``, far from both ends."""
     wide = np.abs(array)
     low, high = (1e-4, 1e4) if dtype.bits == 16 else (1e-30, 1e30)
     return bool(((wide > low) & (wide < high)).all())
+
+
+def _has_room(m: Match, merged: np.ndarray[Any, Any]) -> bool:
+    """Whether ``merged`` is no larger than one of the two constants, which it replaces."""
+    if merged.size > max(m.a.tensor.size, m.b.tensor.size):
+        return False
+    size = m.a.tensor.dtype.nbytes(merged.size)
+    return bool(m.a.gives_way(size) or m.b.gives_way(size))
 
 
 def _ratio(m: Match, rw: Rewriter, numerator: Const, denominator: Const) -> Any:
@@ -35,7 +45,7 @@ def _ratio(m: Match, rw: Rewriter, numerator: Const, denominator: Const) -> Any:
     if not (_finite(one, a.dtype) and _finite(other, a.dtype)):
         return None
     merged = np.asarray(one / other)
-    if not _finite(merged, a.dtype) or merged.size > max(one.size, other.size):
+    if not _finite(merged, a.dtype) or not _has_room(m, merged):
         return None
     return rw.const(merged, a.dtype)
 
@@ -45,7 +55,7 @@ def div_of_mul(m: Match, rw: Rewriter) -> bool:
     """(x * a) / b => x * (a / b) within rounding, for constants that are far from overflow."""
     c = _ratio(m, rw, m.a, m.b)
     if c is None:
-        return rw.fail("the constants are too large, too small or integers")
+        return rw.fail("the constants are too large, too small, integers or read by others")
     return rw.replace(m.root, rw.mul(m.x, c))
 
 
@@ -54,7 +64,7 @@ def mul_of_div(m: Match, rw: Rewriter) -> bool:
     """(x / a) * b => x * (b / a) within rounding, for constants that are far from overflow."""
     c = _ratio(m, rw, m.b, m.a)
     if c is None:
-        return rw.fail("the constants are too large, too small or integers")
+        return rw.fail("the constants are too large, too small, integers or read by others")
     return rw.replace(m.root, rw.mul(m.x, c))
 
 
@@ -68,8 +78,8 @@ def div_of_div(m: Match, rw: Rewriter) -> bool:
     merged = np.asarray(one * other)
     if not all(_finite(v, a.dtype) for v in (one, other, merged)):
         return rw.fail("the constants are too large or too small")
-    if merged.size > max(one.size, other.size):
-        return rw.fail("the merged constant would be larger than both")
+    if not _has_room(m, merged):
+        return rw.fail(_LARGER)
     return rw.replace(m.root, rw.div(m.x, rw.const(merged, a.dtype)))
 
 
@@ -91,8 +101,8 @@ def merge_shifts(m: Match, rw: Rewriter) -> bool:
     adds = inner == m.root.name == "sub"
     merged = np.asarray(one + other if adds else one - other)
     least = np.abs(merged) * 16
-    if merged.size > max(one.size, other.size) or not np.isfinite(merged).all():
-        return rw.fail("the merged constant would be larger than both")
+    if not _has_room(m, merged) or not np.isfinite(merged).all():
+        return rw.fail(_LARGER)
     if not ((least >= np.abs(one)) & (least >= np.abs(other))).all():
         return rw.fail("the constants nearly cancel")
     return rw.replace(m.root, rw.build(inner, m.x, rw.const(merged, a.dtype)).result)
