@@ -68,6 +68,8 @@ class Quant(Pass, name="quant"):
         metric: ``module:function``, your own code, called with a list of feeds and a list of
             dicts of outputs; what it returns is to be high.
         bias_correction: static biases take back what the rounding of weights does to the mean.
+        equalize: static mode scales channels between layers, exactly, so that they share a scale
+            well (cross-layer equalization).
         islands: keep static regions whose borders cost more time than their integers save.
         measure: with calibration data, measure the signal-to-noise ratio of layer outputs.
     """
@@ -100,6 +102,7 @@ class Quant(Pass, name="quant"):
     max_drop: float = 0.0
     metric: str = ""
     bias_correction: bool = False
+    equalize: bool = True
     islands: bool = False
 
     lossy = True

@@ -59,7 +59,9 @@ class _Pairs:
     means: dict[Op, Array] = field(default_factory=dict)
 
 
-def insert_pairs(run: Run, plan: Plan, ranges: dict[Value, Range], means: dict[Op, Array]) -> None:
+def insert_pairs(
+    run: Run, plan: Plan, ranges: dict[Value, Range], means: dict[Op, Array], dtype: DType
+) -> None:
     """Rewrite the main function as planned.
 
     Args:
@@ -67,9 +69,8 @@ def insert_pairs(run: Run, plan: Plan, ranges: dict[Value, Range], means: dict[O
         plan: what is quantized.
         ranges: by root value; they give the scales.
         means: of the inputs of layers whose bias is to be corrected.
+        dtype: of activations.
     """
-    name = run.options.activations
-    dtype = dtypes.BY_NAME[name] if name else run.prefers("activation_dtype") or dtypes.U8
     state = _Pairs(run, plan, ranges, dtype, means=means)
     readers: dict[Value, list[tuple[Op, int]]] = {}
     for op in plan.ops:

@@ -23,6 +23,7 @@ from lepton_ir.passes.quant.qdq import insert_pairs
 from lepton_ir.passes.quant.regions import drop_islands
 
 if TYPE_CHECKING:
+    from lepton_ir.dtypes import DType
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.common import Run
     from lepton_ir.passes.quant.feeds import Feeds
@@ -117,15 +118,28 @@ def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> None:
     """Calibrate and quantize the main function's own block."""
     from lepton_ir.passes.quant.calibrate import calibrate
     from lepton_ir.passes.quant.correct import input_means
+    from lepton_ir.passes.quant.equalize import equalize
+    from lepton_ir.passes.quant.narrow import narrow
 
     plan = make_plan(run) if plan is None else plan
     if not plan.ops:
         return
+    if run.options.equalize:
+        equalize(run, plan, feeds)
     roots = dict.fromkeys(plan.root(v) for v in plan.paired())
     fixed = {v for op in plan.ops if op.name == "hard_sigmoid" for v in plan.outputs[op]}
     ranges = calibrate(run, [v for v in roots if v not in fixed], feeds)
+    narrow(plan, ranges)
+    dtype = activation_dtype(run)
     means = input_means(run, plan, feeds) if run.options.bias_correction else {}
-    insert_pairs(run, plan, ranges, means)
+    insert_pairs(run, plan, ranges, means, dtype)
+
+
+def activation_dtype(run: Run) -> DType:
+    """Return the type of activations: the option's, or what the target prefers."""
+    name = run.options.activations
+    found: DType = dtypes.BY_NAME[name] if name else run.prefers("activation_dtype") or dtypes.U8
+    return found
 
 
 def make_plan(run: Run) -> Plan:
