@@ -32,6 +32,36 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
 
 
+def _zero_dtype(ctx: InferContext, name: str) -> DType | None:
+    return ctx.dtype(name) if ctx.has(name) else dtypes.U8
+
+
+@op(
+    "ms_quantize_linear(x, y_scale, y_zero_point?)",
+    infer=lambda ctx: TensorType(_zero_dtype(ctx, "y_zero_point"), ctx.shape("x")),
+    traits="composite",
+    decompose=lambda b, op: [b.quantize_linear(*op.operands, axis=op.attr("axis"))],
+)
+def ms_quantize_linear(
+    x: Array, y_scale: Array, y_zero_point: Array | None = None, *, axis: Int = 1
+) -> Array:
+    """``quantize_linear``, also to 16 bits in old opsets (com.microsoft QuantizeLinear-1)."""
+    return np.asarray(quantize_linear(x, y_scale, y_zero_point, axis=axis))
+
+
+@op(
+    "ms_dequantize_linear(x, x_scale, x_zero_point?)",
+    infer=lambda ctx: TensorType(ctx.dtype("x_scale"), ctx.shape("x")),
+    traits="composite",
+    decompose=lambda b, op: [b.dequantize_linear(*op.operands, axis=op.attr("axis"))],
+)
+def ms_dequantize_linear(
+    x: Array, x_scale: Array, x_zero_point: Array | None = None, *, axis: Int = 1
+) -> Array:
+    """``dequantize_linear``, also of 16 bits in old opsets (com.microsoft DequantizeLinear-1)."""
+    return np.asarray(dequantize_linear(x, x_scale, x_zero_point, axis=axis))
+
+
 def _quantize(y: Array, scale: Array, zero: Array | None, like: Array) -> Array:
     point = np.zeros((), like.dtype) if zero is None else zero
     return np.asarray(quantize_linear(y, scale, point))

@@ -43,8 +43,8 @@ class Quant(Pass, name="quant"):
         symmetric: static activations with their zero point in the middle of the integer range.
         reduce_range: weights in 7 bits, for x86 processors without VNNI, whose 16-bit
             accumulators saturate on pairs of 8-bit products.
-        activations: type of static activations, ``u8`` or ``i8``; what the target prefers when
-            empty.
+        activations: type of static activations, ``u8``, ``i8``, ``u16`` or ``i16``; what the
+            target prefers when empty. 16 bits need opset 21 or ``--target=ort``.
         exclude: node names (or shell patterns of them) that stay in float.
         skip_first: leave the first layer in float.
         skip_last: leave the last layer in float.
@@ -130,8 +130,8 @@ class Quant(Pass, name="quant"):
             raise ValueError(f"smooth is from 0 to 1, not {self.smooth}")
         if self.max_drop < 0:
             raise ValueError(f"max_drop is at least 0, not {self.max_drop}")
-        if self.activations not in ("", "u8", "i8"):
-            raise ValueError(f"activations are u8 or i8, not {self.activations!r}")
+        if self.activations not in ("", "u8", "i8", "u16", "i16"):
+            raise ValueError(f"activations are u8, i8, u16 or i16, not {self.activations!r}")
 
     def run(self, module: Module, ctx: PassContext) -> None:
         """Quantize ``main``.

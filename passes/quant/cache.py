@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lepton_ir.passes.quant.common import Run
     from lepton_ir.passes.quant.feeds import Feeds
 
-VERSION = 2
+VERSION = 3
 """Changes when the same content would give other numbers."""
 
 
@@ -30,7 +30,7 @@ def key(run: Run, values: list[Value], feeds: Feeds) -> str:
     from lepton_ir.passes.quant.probe import Probe, add_outputs
 
     options = run.options
-    head = [VERSION, options.calibrate, options.percentile]
+    head = [VERSION, options.calibrate, options.percentile, run.activations.bits]
     h = hashlib.blake2b(json.dumps(head).encode(), digest_size=20)
     snapshot = run.snapshot()
     inputs = dict(zip(run.module.main.inputs, snapshot.module.main.inputs, strict=True))

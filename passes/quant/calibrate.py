@@ -18,6 +18,7 @@ import numpy as np
 from lepton_ir.builder import Builder
 from lepton_ir.passes.quant import cache
 from lepton_ir.passes.quant.histogram import Histogram, entropy, percentile, squared_error
+from lepton_ir.passes.quant.numbers import levels_of
 from lepton_ir.passes.quant.probe import ProbeError, add_outputs, run_probe
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Range:
         samples: samples it was seen in.
         broken: NaN or infinities were among its values.
         mended: they were, and were read as 0.
+        cut: its readers see nothing of what lies outside.
     """
 
     low: float = 0.0
@@ -56,6 +58,7 @@ class Range:
     samples: int = 0
     broken: bool = False
     mended: bool = False
+    cut: bool = False
 
     def add(self, low: float, high: float, square: float, average: bool = False) -> None:
         """Take in one sample; ``average``: the ends are means over samples."""
@@ -122,16 +125,16 @@ def calibrate(run: Run, values: list[Value], feeds: Feeds) -> dict[Value, Range]
     return ranges
 
 
-_CHOOSE: dict[str, Callable[[Histogram, float], tuple[float, float]]] = {
-    "percentile": percentile,
-    "entropy": lambda h, _: entropy(h),
-    "mse": lambda h, _: squared_error(h),
+_CHOOSE: dict[str, Callable[[Histogram, float, int], tuple[float, float]]] = {
+    "percentile": lambda h, percent, _: percentile(h, percent),
+    "entropy": lambda h, _, levels: entropy(h, levels),
+    "mse": lambda h, _, levels: squared_error(h, levels),
 }
 
 
 def _refine(run: Run, ranges: dict[Value, Range], feeds: Feeds) -> None:
     """Clip ranges as the calibrator says, from histograms."""
-    choose = _CHOOSE[run.options.calibrate]
+    choose, levels = _CHOOSE[run.options.calibrate], levels_of(run.activations)
     for group in _groups(list(ranges)):
         snapshot = run.snapshot()
         inputs = dict(zip(run.module.main.inputs, snapshot.module.main.inputs, strict=True))
@@ -142,7 +145,7 @@ def _refine(run: Run, ranges: dict[Value, Range], feeds: Feeds) -> None:
                 histogram.add(data)
         for value, histogram in zip(group, histograms, strict=True):
             found = ranges[value]
-            low, high = choose(histogram, run.options.percentile)
+            low, high = choose(histogram, run.options.percentile, levels)
             found.low, found.high = max(found.low, min(low, 0.0)), min(found.high, max(high, 0.0))
 
 

@@ -21,6 +21,7 @@ from lepton_ir.tensors import ElidedTensor, Tensor
 
 if TYPE_CHECKING:
     from lepton_ir.context import PassContext
+    from lepton_ir.dtypes import DType
     from lepton_ir.ir import Module, Op, Value
     from lepton_ir.passes.quant import Quant
     from lepton_ir.passes.quant.mixed import Unit
@@ -45,6 +46,7 @@ class Layer:
         bytes_after: of integers, scales and zero points, and of originals that others still read.
         source: the operation as it was, to find it in a snapshot.
         result: the value in the quantized module.
+        ends: what of its range readers see, where the layer gives integers.
         output_sqnr: of ``output`` on the calibration data, dB; ``None`` when not measured.
         sensitivity: what is lost when only this layer is quantized; ``None`` when not measured.
         cause: why it is sensitive.
@@ -59,6 +61,7 @@ class Layer:
     bytes_after: int
     source: Value | None = None
     result: Value | None = None
+    ends: tuple[float, float] | None = None
     output_sqnr: float | None = None
     sensitivity: float | None = None
     cause: str = ""
@@ -115,10 +118,15 @@ class Run:
         self.recipe = recipe.read(options.recipe)
         self.vetoed: frozenset[str] = frozenset()
         self.units: list[Unit] = []
+        name = options.activations
+        self.activations: DType = (
+            dtypes.BY_NAME[name] if name else self.prefers("activation_dtype") or dtypes.U8
+        )
         self.merges = False
         if options.per_channel and not self.has("dequantize_linear", 13, axis=0):
             self.per_channel = mode == "dynamic"  # which has no DequantizeLinear
-            self.merges = mode == "static" and self.has("qlinear_conv", 10)
+            narrow = self.activations.bits == 8
+            self.merges = mode == "static" and narrow and self.has("qlinear_conv", 10)
             if not self.per_channel:
                 ctx.remark(
                     "note",
@@ -173,6 +181,20 @@ class Run:
             self.ctx.remark("missed", op, "stays in float: excluded")
             return False
         return self.ctx.allow(rule, op)
+
+    def choice(self, op: Op) -> recipe.Choice:
+        """Return what the recipe says about ``op``."""
+        return self.recipe.find(label(op))
+
+    def activation_dtype(self, op: Op) -> DType:
+        """Return the type of the activations that ``op`` gives, or that it alone asks for."""
+        name = self.choice(op).activations
+        return dtypes.BY_NAME[name] if name else self.activations
+
+    def symmetric(self, op: Op) -> bool:
+        """Return whether these activations have their zero point in the middle."""
+        found = self.choice(op).symmetric
+        return self.options.symmetric if found is None else found
 
     def refuse(self, op: Op, reason: str, *args: object) -> None:
         """Remark why a layer stays in float."""

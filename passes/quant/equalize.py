@@ -18,7 +18,7 @@ import numpy as np
 
 from lepton_ir.builder import Builder
 from lepton_ir.passes.quant.common import LAYERS, Editor, float_constant, weight_axis
-from lepton_ir.passes.quant.numbers import DerivedTensor
+from lepton_ir.passes.quant.parts import DerivedTensor, Parts
 from lepton_ir.passes.quant.probe import add_outputs, run_probe
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ def _measure(run: Run, links: list[Link], feeds: Feeds) -> None:
 
 
 def _flat(build: Builder, x: Value) -> Value:
-    return build.reshape(x, build.const(np.array([-1], np.int64)))
+    y: Value = build.reshape(x, build.const(np.array([-1], np.int64)))
+    return y
 
 
 # -- choosing ------------------------------------------------------------------------------------
@@ -200,8 +201,9 @@ def _best(run: Run, link: Link) -> Array | None:
 def _noise(run: Run, link: Link, columns: list[Array], scale: Array) -> float:
     """Return the noise that is expected behind the readers, with channels divided by ``scale``.
 
-    A step ``d`` adds ``d^2 / 12`` to each element that is rounded, but no more than it holds. Weights of the maker count only
-    where they have one scale; what its input is like follows from its result.
+    A step ``d`` adds ``d^2 / 12`` to each element that is rounded, but no more than it holds.
+    Weights of the maker count only where they have one scale; what its input is like follows from
+    its result.
     """
     step = float((link.high / scale).max() - (link.low / scale).min()) / 255
     square = link.square / scale**2
@@ -229,9 +231,10 @@ def _apply(link: Link, scale: Array) -> None:
     maker = link.maker
     axis, factors = weight_axis(maker), np.asarray(scale, np.float32)
     rank = _weight(maker).ndim
-    _replace(maker, 1, 1 / factors.reshape((-1,) + (1,) * (rank - axis - 1)))
+    _replace(maker, 1, 1 / factors.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1)))
     if len(maker.operands) > 2 and maker.operands[2] is not None:
-        _replace(maker, 2, 1 / factors)
+        bias = float_constant(maker, 2)
+        _replace(maker, 2, 1 / factors.reshape(bias.shape if bias is not None else (-1,)))
     for reader in link.readers:
         data = _weight(reader)
         if reader.name != "conv":
@@ -258,6 +261,5 @@ def _replace(op: Op, index: int, factor: Array) -> None:
 
 
 def _scaled(tensor: Tensor, factor: Array) -> Tensor:
-    return DerivedTensor(
-        lambda: np.asarray(tensor.numpy() * factor, np.float32), tensor.dtype, tensor.shape
-    )
+    parts = Parts(tensor, None, factor)
+    return DerivedTensor(lambda: (data for *_, data in parts), tensor.dtype, tensor.shape)

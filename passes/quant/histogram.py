@@ -20,7 +20,7 @@ HALF = 2048
 _SMALLEST = -140
 
 LEVELS = 256
-"""Steps of an 8-bit range."""
+"""Codes of an 8-bit range."""
 
 CANDIDATES = 48
 """Clipped ranges that a search looks at, per end."""
@@ -112,8 +112,8 @@ def percentile(h: Histogram, percent: float) -> tuple[float, float]:
     return max(float(low), h.low), min(float(high), h.high)
 
 
-def squared_error(h: Histogram) -> tuple[float, float]:
-    """Return the range with the least mean squared error in ``LEVELS`` steps.
+def squared_error(h: Histogram, levels: int = LEVELS) -> tuple[float, float]:
+    """Return the range with the least mean squared error in ``levels`` steps.
 
     A value inside is off by ``step^2 / 12`` on average, one outside by its distance.
     """
@@ -133,23 +133,26 @@ def squared_error(h: Histogram) -> tuple[float, float]:
         + highs**2 * (total - moments[0][j])
     )
     inside = moments[0][j][None, :] - moments[0][i][:, None]
-    step = (highs[None, :] - lows[:, None]) / (LEVELS - 1)
+    step = (highs[None, :] - lows[:, None]) / (levels - 1)
     error = below[:, None] + above[None, :] + step**2 / 12 * inside
     a, b = np.unravel_index(int(np.argmin(error)), error.shape)
     return float(lows[a]), float(highs[b])
 
 
-def entropy(h: Histogram) -> tuple[float, float]:
-    """Return the range whose quantized histogram diverges least (Kullback-Leibler)."""
+def entropy(h: Histogram, levels: int = LEVELS) -> tuple[float, float]:
+    """Return the range whose quantized histogram diverges least (Kullback-Leibler).
+
+    With more levels than bins nothing is known to be lost, and the range stays whole.
+    """
     first = int(np.floor(h.low / math.ldexp(1.0, h.exponent))) + HALF
     last = int(np.ceil(h.high / math.ldexp(1.0, h.exponent))) + HALF
     best, found = math.inf, (h.low, h.high)
     for share in np.linspace(1.0, SHORTEST, CANDIDATES):
         start = HALF - round((HALF - first) * share)
         stop = HALF + round((last - HALF) * share)
-        if stop - start < LEVELS:
+        if stop - start < levels:
             break
-        divergence = _divergence(h.counts, start, stop)
+        divergence = _divergence(h.counts, start, stop, levels)
         if divergence < best:
             best = divergence
             width = math.ldexp(1.0, h.exponent)
@@ -157,15 +160,15 @@ def entropy(h: Histogram) -> tuple[float, float]:
     return found
 
 
-def _divergence(counts: Array, start: int, stop: int) -> float:
-    """Return the divergence of clipped counts from what ``LEVELS`` steps keep of them."""
+def _divergence(counts: Array, start: int, stop: int, levels: int) -> float:
+    """Return the divergence of clipped counts from what ``levels`` steps keep of them."""
     inner = counts[start:stop].astype(np.float64)
     p = inner.copy()
     p[0] += counts[:start].sum()
     p[-1] += counts[stop:].sum()
     if not inner.any():
         return math.inf
-    edges = np.linspace(0, stop - start, LEVELS, endpoint=False).astype(np.int64)
+    edges = np.linspace(0, stop - start, levels, endpoint=False).astype(np.int64)
     lengths = np.diff(np.append(edges, stop - start))
     filled = np.add.reduceat((inner > 0).astype(np.float64), edges)
     mass = np.add.reduceat(inner, edges)

@@ -49,6 +49,8 @@ def measure_outputs(run: Run, before: Snapshot, feeds: Feeds) -> None:
         y = None if layer.result is None else values.get(layer.result)
         if x is None or y is None:
             continue
+        if layer.ends is not None:
+            x = build.clip(x, *(build.const(np.float32(v)) for v in layer.ends))
         wide = build.cast(x, to=dtypes.F64)
         error = build.sub(wide, build.cast(y, to=dtypes.F64))
         measured.append(layer)

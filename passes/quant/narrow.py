@@ -33,7 +33,9 @@ def narrow(plan: Plan, ranges: dict[Value, Range]) -> None:
         for user in dict.fromkeys(value.users):
             bounds = _bounds(user, value, plan, ranges)
             low, high = min(low, bounds[0]), max(high, bounds[1])
-        found.low, found.high = max(found.low, min(low, 0.0)), min(found.high, max(high, 0.0))
+        low, high = max(found.low, min(low, 0.0)), min(found.high, max(high, 0.0))
+        found.cut = (low, high) != (found.low, found.high)
+        found.low, found.high = low, high
 
 
 def _bounds(user: Op, value: Value, plan: Plan, ranges: dict[Value, Range]) -> Bounds:

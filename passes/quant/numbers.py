@@ -177,20 +177,25 @@ class Affine:
     zero: Array
 
 
-def affine(low: float, high: float, dtype: DType, symmetric: bool) -> Affine:
-    """Return the parameters that map ``[low, high]``, widened to hold 0, onto an 8-bit type.
+def levels_of(dtype: DType) -> int:
+    """Return how many codes a type has."""
+    return 1 << dtype.bits
 
-    A range of nothing but 0 gets scale 1. Symmetric parameters have the zero point 128 (u8) or
-    0 (i8), unless the range has no negative part (u8: zero point 0).
+
+def affine(low: float, high: float, dtype: DType, symmetric: bool) -> Affine:
+    """Return the parameters that map ``[low, high]``, widened to hold 0, onto an 8- or 16-bit type.
+
+    A range of nothing but 0 gets scale 1. Symmetric parameters have the zero point in the middle
+    (0 of signed types), unless the range of an unsigned type has no negative part (zero point 0).
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    bottom, top = (-128, 127) if dtype is dtypes.I8 else (0, 255)
-    if symmetric and (low < 0 or dtype is dtypes.I8):
-        middle = 0 if dtype is dtypes.I8 else 128
-        scale = max(-low, high) / 127
-        zero = middle
+    limits = np.iinfo(dtype.numpy)
+    bottom, top = int(limits.min), int(limits.max)
+    if symmetric and (low < 0 or bottom < 0):
+        zero = (top + bottom + 1) // 2
+        scale = max(-low, high) / (top - zero)
     else:
-        scale = (high - low) / 255
+        scale = (high - low) / (top - bottom)
         zero = bottom
         if scale > 0:
             zero = min(max(round(bottom - low / scale), bottom), top)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir import dtypes
 from lepton_ir.passes.quant.common import LAYERS, Editor, float_constant, new_layer, weight_axis
 from lepton_ir.passes.quant.correct import corrected
 from lepton_ir.passes.quant.integers import (
@@ -22,7 +21,6 @@ from lepton_ir.passes.quant.weights import dequantized
 from lepton_ir.tensors import DenseTensor
 
 if TYPE_CHECKING:
-    from lepton_ir.dtypes import DType
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.calibrate import Range
     from lepton_ir.passes.quant.common import Run
@@ -40,7 +38,7 @@ class _Pairs:
         run: the run.
         plan: what is quantized.
         ranges: by root value.
-        dtype: of activations.
+        deciders: by value, the operation whose choices its pair follows.
         parameters: by value, scale and zero point, and the constants that hold them.
         values: by what ``dequantize_linear`` gives, the value it stands for.
         returned: by value, what ``dequantize_linear`` gives, where the model returns it.
@@ -51,7 +49,7 @@ class _Pairs:
     run: Run
     plan: Plan
     ranges: dict[Value, Range]
-    dtype: DType
+    deciders: dict[Value, Op] = field(default_factory=dict)
     parameters: dict[Value, tuple[Affine, Value, Value]] = field(default_factory=dict)
     values: dict[Value, Value] = field(default_factory=dict)
     returned: dict[Value, Value] = field(default_factory=dict)
@@ -59,9 +57,7 @@ class _Pairs:
     means: dict[Op, Array] = field(default_factory=dict)
 
 
-def insert_pairs(
-    run: Run, plan: Plan, ranges: dict[Value, Range], means: dict[Op, Array], dtype: DType
-) -> None:
+def insert_pairs(run: Run, plan: Plan, ranges: dict[Value, Range], means: dict[Op, Array]) -> None:
     """Rewrite the main function as planned.
 
     Args:
@@ -69,32 +65,34 @@ def insert_pairs(
         plan: what is quantized.
         ranges: by root value; they give the scales.
         means: of the inputs of layers whose bias is to be corrected.
-        dtype: of activations.
     """
-    state = _Pairs(run, plan, ranges, dtype, means=means)
+    state = _Pairs(run, plan, ranges, means=means)
     readers: dict[Value, list[tuple[Op, int]]] = {}
     for op in plan.ops:
         for index in plan.inputs[op]:
             value = op.operands[index]
             assert value is not None
             readers.setdefault(value, []).append((op, index))
+    state.deciders = {value: found[0][0] for value, found in readers.items()}
     maker = {value: op for op in plan.ops for value in plan.outputs[op]}
+    state.deciders |= maker
     fixed = {v for v, op in maker.items() if op.name == "hard_sigmoid"}
     for value, everywhere in _in_order(plan.paired(), plan):
         anchor = maker.get(value) or readers[value][0][0]
         if value in fixed:
             state.values[value] = value
+            _parameters(state, value, Editor(anchor, f"static-{anchor.name}"))
         elif value in plan.factor:
             _rescale(state, value, anchor)
         else:
             _pair(state, value, anchor, readers.get(value, []), everywhere)
     for op in plan.ops:
-        quantize_constants(op, _constants(plan, op), dtype)
+        quantize_constants(op, _constants(plan, op), run.activation_dtype(op))
         if op.name in LAYERS:
             _layer(state, op)
     for op in plan.ops:
         if op.name in ("hard_sigmoid", "hard_swish"):
-            expand_hard(op, dtype)
+            expand_hard(op, run.activation_dtype(op))
 
 
 def _constants(plan: Plan, op: Op) -> list[int]:
@@ -126,11 +124,13 @@ def _parameters(state: _Pairs, value: Value, edit: Editor) -> tuple[Affine, Valu
         p = Affine(np.asarray(p.scale * np.float32(factor), np.float32), p.zero)
         found = (p, edit.const(p.scale), zero)
     else:
+        op = state.deciders[value]
+        dtype = state.run.activation_dtype(op)
         if value in state.ranges:
             r = state.ranges[value]
-            p = affine(r.low, r.high, state.dtype, state.run.options.symmetric)
+            p = affine(r.low, r.high, dtype, state.run.symmetric(op))
         else:
-            p = hard_affine(state.dtype)
+            p = hard_affine(dtype)
         # No names: with the tensor's, these would be a percent of a small model's bytes.
         found = (p, edit.const(p.scale), edit.const(p.zero))
     state.parameters[value] = found
@@ -190,8 +190,11 @@ def _layer(state: _Pairs, op: Op) -> None:
     bias = float_constant(op, 2)
     (made,) = state.plan.outputs[op]
     merged = mergeable(op, made) if run.merges and op.name == "conv" else None
+    if merged is not None and run.activation_dtype(op).bits != 8:
+        merged = None
     floor = None if bias is None else _floor(bias, step)
-    weight = run.weight(source, weight_axis(op), floor, forced=merged is not None)
+    axis = weight_axis(op) if run.choice(op).per_channel is not False else None
+    weight = run.weight(source, axis, floor, forced=merged is not None)
     assert weight is not None
     if bias is not None and op in state.means:
         mean = state.means[op]
@@ -210,6 +213,9 @@ def _layer(state: _Pairs, op: Op) -> None:
         zero = at.const(np.zeros((), np.int8))
         parts = (*at.weight_consts(weight, source.name), zero)
         layer.result = merge_convolution(op, merged, parts, integers)
+        ends = state.ranges.get(state.plan.root(made))
+        if ends is not None and ends.cut:
+            layer.ends = (ends.low, ends.high)
     else:
         key = (source, id(weight))
         if key not in state.weights:
@@ -217,7 +223,8 @@ def _layer(state: _Pairs, op: Op) -> None:
             state.weights[key] = dequantized(at, weight, source, zero=op.name != "conv")
         op.set_operand(1, state.weights[key])
         if integers is not None and held is not None:
-            _read_bias(op, integers, weight.scale * step, rule)
+            made_scale = state.parameters[state.values[given]][1]
+            _read_bias(op, integers, made_scale, weight.scale * step, rule)
         layer.result = state.returned.get(op.result, op.result)
     layer.output = layer.result.name or ""
     run.record(layer, *originals)
@@ -242,16 +249,16 @@ LONG_BIAS = 48
 """Channels from which on a product in the graph takes less of a file than its result."""
 
 
-def _read_bias(op: Op, held: Value, scale: Array, rule: str) -> None:
-    """Dequantize the bias of a layer whose input and weight are dequantized already.
+def _read_bias(op: Op, held: Value, x_scale: Value, scale: Array, rule: str) -> None:
+    """Dequantize the bias of a layer whose weight is dequantized already.
 
     Its scale, ``x_scale * w_scale``, is a product of constants that stand in the file already;
     runtimes fold it while they load the model.
     """
     edit = Editor(op, rule)
-    if scale.size > LONG_BIAS:
-        scales = [x.op.operands[1] for x in op.operands[:2] if x is not None and x.op is not None]
-        step = Editor(op, "static-bias-scale").mul(*scales)
+    weight = op.operands[1]
+    if scale.size > LONG_BIAS and weight is not None and weight.op is not None:
+        step = Editor(op, "static-bias-scale").mul(x_scale, weight.op.operands[1])
     else:
         step = edit.const(np.asarray(scale, np.float32))
     axis = {"axis": 0} if scale.ndim else {}

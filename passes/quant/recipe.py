@@ -8,6 +8,11 @@
     [layers."*/dense/*"]    # shell patterns; the first that fits counts
     bits = 4                # in weights mode
     block = 64
+
+    [layers."*/head/*"]
+    activations = "u16"     # of what these layers give, in static mode
+    symmetric = true
+    per_channel = false
 """
 
 from __future__ import annotations
@@ -19,7 +24,17 @@ from typing import Any
 
 from lepton_ir.diagnostics import LeptonError
 
-_KEYS: dict[str, type] = {"exclude": bool, "bits": int, "block": int}
+_KEYS: dict[str, type] = {
+    "exclude": bool,
+    "bits": int,
+    "block": int,
+    "activations": str,
+    "symmetric": bool,
+    "per_channel": bool,
+}
+
+ACTIVATIONS = ("u8", "i8", "u16", "i16")
+"""Types of static activations."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +45,17 @@ class Choice:
         exclude: the layer stays in float.
         bits: of its weight in weights mode; 0 for the pass's option.
         block: rows that share a scale; 0 for the pass's option.
+        activations: type of what the layer gives, in static mode; empty for the pass's option.
+        symmetric: whether its zero point is in the middle; ``None`` for the pass's option.
+        per_channel: ``False`` for one scale of its weight.
     """
 
     exclude: bool = False
     bits: int = 0
     block: int = 0
+    activations: str = ""
+    symmetric: bool | None = None
+    per_channel: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -90,5 +111,10 @@ def _choice(name: str, table: Any, path: str) -> Choice:
             f"layers.{name}: bits are 4 or 8, block a power of two from 16 on",
             code="recipe",
             where=path,
+        )
+    if choice.activations and choice.activations not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise LeptonError(
+            f"layers.{name}: activations are one of {known}", code="recipe", where=path
         )
     return choice

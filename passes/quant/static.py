@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.diagnostics import UnsupportedError
 from lepton_ir.passes.quant.common import LAYERS, Editor, constant, float_constant, weight_axis
 from lepton_ir.passes.quant.qdq import insert_pairs
 from lepton_ir.passes.quant.regions import drop_islands
 
 if TYPE_CHECKING:
-    from lepton_ir.dtypes import DType
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.common import Run
     from lepton_ir.passes.quant.feeds import Feeds
@@ -121,6 +121,7 @@ def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> None:
     from lepton_ir.passes.quant.equalize import equalize
     from lepton_ir.passes.quant.narrow import narrow
 
+    contrib = _needs_contrib(run)
     plan = make_plan(run) if plan is None else plan
     if not plan.ops:
         return
@@ -130,16 +131,48 @@ def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> None:
     fixed = {v for op in plan.ops if op.name == "hard_sigmoid" for v in plan.outputs[op]}
     ranges = calibrate(run, [v for v in roots if v not in fixed], feeds)
     narrow(plan, ranges)
-    dtype = activation_dtype(run)
     means = input_means(run, plan, feeds) if run.options.bias_correction else {}
-    insert_pairs(run, plan, ranges, means, dtype)
+    insert_pairs(run, plan, ranges, means)
+    if contrib:
+        _to_contrib(run)
 
 
-def activation_dtype(run: Run) -> DType:
-    """Return the type of activations: the option's, or what the target prefers."""
-    name = run.options.activations
-    found: DType = dtypes.BY_NAME[name] if name else run.prefers("activation_dtype") or dtypes.U8
-    return found
+def _needs_contrib(run: Run) -> bool:
+    """Return whether pairs of 16 bits have to be onnxruntime's own operators.
+
+    Raises:
+        UnsupportedError: the target has none at all.
+    """
+    kinds = [
+        run.activations,
+        *(dtypes.BY_NAME[c.activations] for _, c in run.recipe.choices if c.activations),
+    ]
+    if all(t.bits == 8 for t in kinds) or run.has("quantize_linear", 21, block_size=32):
+        return False
+    if run.ctx.target is not None and run.has("ms_quantize_linear", 1):
+        return True
+    raise UnsupportedError(
+        "activations in 16 bits need opset 21, or onnxruntime's own operators",
+        code="quant-opset",
+        hint="--opset 21 converts the model; --target=ort writes com.microsoft QuantizeLinear",
+    )
+
+
+def _to_contrib(run: Run) -> None:
+    """Replace pairs of 16 bits by onnxruntime's, which exist in every opset."""
+    for op in list(run.module.main.block.ops):
+        point = op.operands[2] if len(op.operands) > 2 else None
+        pair = op.name in ("quantize_linear", "dequantize_linear")
+        if not pair or point is None or point.dtype is None or point.dtype.bits != 16:
+            continue
+        edit = Editor(op, "static-pair")
+        edit.loc = op.loc
+        y = getattr(edit, f"ms_{op.name}")(*op.operands)
+        old = op.result
+        y.name, y.declared, y.meta = old.name, old.declared, old.meta
+        y.op.node_name = op.node_name
+        old.replace_all_uses(y)
+        op.erase()
 
 
 def make_plan(run: Run) -> Plan:

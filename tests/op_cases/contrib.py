@@ -23,6 +23,10 @@ def _i(*shape: int) -> np.ndarray:
     return _rng.integers(-128, 128, shape).astype(np.int8)
 
 
+def _w(*shape: int) -> np.ndarray:
+    return _rng.integers(0, 1 << 16, shape).astype(np.uint16)
+
+
 def _s(value: float) -> np.ndarray:
     return np.array(value, np.float32)
 
@@ -130,6 +134,16 @@ CASES: dict[str, list[Case]] = {
             results=3,
         ),
         Case((_f(2, 3, 16), _f(2, 4, 5, 4), _f(2, 4, 5, 4)), {"num_heads": 4}),
+    ],
+    "ms_quantize_linear": [
+        Case((_f(2, 3, 4), _s(1e-4), _w())),
+        Case((_f(2, 3, 4), np.abs(_f(3)) + 0.1, _i(3)), {"axis": 1}),
+        Case((_f(2, 3), _s(0.1))),
+    ],
+    "ms_dequantize_linear": [
+        Case((_w(2, 3, 4), _s(1e-4), _w())),
+        Case((_i(2, 3, 4), np.abs(_f(4)), _i(4)), {"axis": -1}),
+        Case((_w(2, 3), _s(0.1))),
     ],
     "ms_qlinear_add": _binary(),
     "ms_qlinear_mul": _binary(),
