@@ -185,6 +185,10 @@ class Quant(Pass, name="quant"):
             run.require("quantize_linear", 10)
             if feeds is None:
                 raise UnsupportedError("no calibration data", code="quant-calib")
+            if self.equalize:
+                from lepton_ir.passes.quant.equalize import equalize_module
+
+                equalize_module(run, feeds)
             self._search(run, feeds)
             quantize_static(run, feeds)
 

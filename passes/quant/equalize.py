@@ -64,6 +64,17 @@ class Link:
     square: Array
 
 
+def equalize_module(run: Run, feeds: Feeds) -> None:
+    """Equalize what is going to be quantized, before anything is chosen."""
+    from lepton_ir.passes.quant.common import Run as Trial
+    from lepton_ir.passes.quant.mixed import trial_context
+    from lepton_ir.passes.quant.static import make_plan
+
+    # The plan is made again afterwards, and only then counts and explains itself.
+    trial = Trial(run.options, run.module, trial_context(run), run.mode)
+    equalize(run, make_plan(trial), feeds)
+
+
 def equalize(run: Run, plan: Plan, feeds: Feeds) -> None:
     """Scale the channels of planned tensors between layers where that lowers the noise."""
     links = [link for op in plan.ops if (link := _link(plan, op)) is not None]

@@ -87,9 +87,10 @@ def choose(run: Run, feeds: Feeds) -> list[Unit]:
     from lepton_ir.clone import clone_module
     from lepton_ir.passes.quant.calibrate import calibrate
     from lepton_ir.passes.quant.common import Run as Trial
+    from lepton_ir.passes.quant.narrow import narrow
     from lepton_ir.passes.quant.static import make_plan
 
-    ctx = _context(run)
+    ctx = trial_context(run)
     trial = Trial(run.options, clone_module(run.module), ctx, "static")
     plan = make_plan(trial)
     units = _units(plan)
@@ -100,6 +101,7 @@ def choose(run: Run, feeds: Feeds) -> list[Unit]:
     ranges = calibrate(trial, [v for v in roots if v not in fixed], feeds)
     for unit in units:
         unit.cause = _cause(unit, plan, ranges)
+    narrow(plan, ranges)
     module = trial.module
     _install_switches(trial, plan, units, roots, ranges)
     with Probe(module, ctx, "sensitivity", fast=True) as probe:
@@ -126,14 +128,14 @@ def _quantized_outputs(run: Run, feeds: Feeds, units: list[Unit]) -> Iterator[li
     from lepton_ir.passes.quant.common import Run as Trial
     from lepton_ir.passes.quant.static import quantize_static
 
-    trial = Trial(run.options, clone_module(run.module), _context(run), "static")
+    trial = Trial(run.options, clone_module(run.module), trial_context(run), "static")
     trial.vetoed = frozenset(u.name for u in units if u.kept)
     quantize_static(trial, feeds)
     with Probe(trial.module, trial.ctx, "sensitivity", fast=True) as probe:
         yield from probe.run(feeds)
 
 
-def _context(run: Run) -> PassContext:
+def trial_context(run: Run) -> PassContext:
     """Return a context for trials, whose rewrites do not count."""
     ctx = PassContext(
         target=run.ctx.target,
@@ -176,8 +178,7 @@ def _install_switches(
     ]
     number = {op: i for i, unit in enumerate(units) for op in unit.ops}
     maker = {value: op for op in plan.ops for value in plan.outputs[op]}
-    name = run.options.activations
-    dtype = dtypes.BY_NAME[name] if name else run.prefers("activation_dtype") or dtypes.U8
+    dtype = run.activations
     for value in roots:
         found = ranges.get(value)
         if found is None:

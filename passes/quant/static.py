@@ -118,15 +118,12 @@ def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> None:
     """Calibrate and quantize the main function's own block."""
     from lepton_ir.passes.quant.calibrate import calibrate
     from lepton_ir.passes.quant.correct import input_means
-    from lepton_ir.passes.quant.equalize import equalize
     from lepton_ir.passes.quant.narrow import narrow
 
     contrib = _needs_contrib(run)
     plan = make_plan(run) if plan is None else plan
     if not plan.ops:
         return
-    if run.options.equalize:
-        equalize(run, plan, feeds)
     roots = dict.fromkeys(plan.root(v) for v in plan.paired())
     fixed = {v for op in plan.ops if op.name == "hard_sigmoid" for v in plan.outputs[op]}
     ranges = calibrate(run, [v for v in roots if v not in fixed], feeds)
