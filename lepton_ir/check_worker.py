@@ -211,6 +211,8 @@ class Session:
         """Pass a question on to the runner's class, with the inputs that the source ran on."""
         from lepton_ir import plugins
 
+        if request["ask"] == "difference":
+            return self._difference(*request["paths"])
         runner = None
         if self.kind != "reference":
             runner = plugins.load("backends", f"runner-{self.kind}")
@@ -223,6 +225,31 @@ class Session:
         except Exception as error:
             return {"problem": OUT_OF_MEMORY if is_memory(error) else _first_line(error)}
         return reply
+
+    def _difference(self, first: str, second: str) -> dict[str, Any]:
+        """Return how far the outputs of two models are apart, on the worst output and draw."""
+        from lepton_ir.compare import Verdict, compare_outputs
+
+        if not self.feeds:
+            return {"problem": self.problem or "there are no inputs that the source runs on"}
+        _limit_memory(self.memory)
+        worst = Verdict("equal")
+        ratios: dict[str, float] = {}
+        try:
+            runners = [make_runner(self.kind, path) for path in (first, second)]
+            for feeds in self.feeds:
+                a, b = (r.run({n: feeds[n] for n, _, _ in r.inputs()}) for r in runners)
+                verdict = compare_outputs(self.names, a, b)
+                for name, x, y in zip(self.names, a, b, strict=True):
+                    _add_sqnr(ratios, name, x, y)
+                if verdict.reason and not verdict.relative:
+                    return {"problem": f"{verdict.output}: {verdict.reason}"}
+                if not verdict.relative <= worst.relative:
+                    worst = verdict
+        except Exception as error:
+            return {"problem": OUT_OF_MEMORY if is_memory(error) else _first_line(error)}
+        found = {key: getattr(worst, key) for key in ("relative", "largest", "output")}
+        return {**found, "sqnr": min(ratios.values(), default=float("inf"))}
 
     def _each_output(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """Judge every output alone; the worst of all draws each, in the order of the outputs."""

@@ -177,6 +177,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="PASS,...",
         help="what passes did and did not do, and why",
     )
+    g.add_argument(
+        "--attribute",
+        nargs="?",
+        const="latency,difference",
+        metavar="WHAT,...",
+        help="latency, difference: what each pass changes of them; rules: also each rule",
+    )
     g.add_argument("--timing", action="store_true", help="show every pass with its time")
     g.add_argument("--stats", action="store_true", help="show how often each rule fired")
     g.add_argument("--print-after-change", action="store_true", help="print the IR after passes")
@@ -211,6 +218,7 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         keep_going=args.keep_going,
         reduce=args.reduce,
         guard=args.guard,
+        attribute=tuple(filter(None, (args.attribute or "").split(","))),
         keep_overridable=args.keep_overridable,
         inline=args.inline,
         remarks=remarks,

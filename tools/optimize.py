@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lepton_ir.ir import Module
+    from lepton_ir.tools.attribute import Attribute
     from lepton_ir.tools.guard import Guard
 
 MAX_EXCLUDED = 16
@@ -68,6 +69,7 @@ class Options:
     remarks: frozenset[str] | None = None
     stop_after: int | None = None
     guard: str | None = None
+    attribute: tuple[str, ...] = ()
     exclude_rules: frozenset[str] = frozenset()
     exclude_rewrites: frozenset[str] = frozenset()
     keep_nodes: frozenset[str] = frozenset()
@@ -89,6 +91,7 @@ class Outcome:
         deltas: operations and bytes of constants that each rule added less what it removed.
         verdict: of the check, ``None`` when it was off.
         guard: what ``--guard`` found, ``None`` when it was off.
+        attributed: what ``--attribute`` found, ``None`` when it was off.
         lossy: verdict over the lossy passes, with the signal-to-noise ratio by output.
     """
 
@@ -105,6 +108,7 @@ class Outcome:
     excluded: list[str] = field(default_factory=list)
     layers: list[dict[str, Any]] = field(default_factory=list)
     guard: dict[str, Any] | None = None
+    attributed: dict[str, Any] | None = None
     seconds: float = 0.0
 
 
@@ -120,12 +124,17 @@ def optimize(options: Options) -> Outcome:
         from lepton_ir.tools.guard import require_runtime
 
         require_runtime()
+    if options.attribute:
+        from lepton_ir.tools import attribute
+
+        attribute.require(options.attribute)
     pipeline = plan(options)
     target = find_target(options.target)
     path = output_path(options)
     with contextlib.ExitStack() as stack:
         checker = None
-        if options.check != "off" or options.check_each or options.guard is not None:
+        measured = options.guard is not None or bool(options.attribute)
+        if options.check != "off" or options.check_each or measured:
             checker = stack.enter_context(
                 check.Checker(None, options.check_timeout, options.check_memory)
             )
@@ -250,6 +259,8 @@ class Run:
         self.facts: dict[str, bool] = {}
         self.sources = [options.model]
         self.guard: Guard | None = None
+        self.measured: tuple[str, tuple[str, ...], str] | None = None
+        self.attribute: Attribute | None = None
 
     # -- pieces ------------------------------------------------------------------------------
 
@@ -280,6 +291,9 @@ class Run:
                 return
         elif not os.path.isfile(model):
             return  # the import says what is wrong with it
+        if options.attribute:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="lepton-"))
+            self.measured = (model, options.attribute, scratch)
         if options.guard is not None:
             from lepton_ir.tools.guard import Guard
 
@@ -327,6 +341,11 @@ class Run:
             found.append(PrintAfterChange())
         if self.options.check_each:
             found.append(CheckEach(self._check_pass))
+        if self.options.attribute and self.measured is not None:
+            from lepton_ir.tools.attribute import Attribute
+
+            self.attribute = Attribute(self, *self.measured)
+            found.append(self.attribute)
         return found
 
     def _check_pass(self, step: Step, module: Module, record: PassRecord) -> None:
@@ -410,12 +429,23 @@ class Run:
             outcome.nodes = (outcome.nodes[0], count_ops(module))
             if not self._finish(module, outcome, ctx):
                 continue
+            if self.options.attribute:
+                outcome.attributed = self._attributed(ctx)
             return outcome
         raise LeptonError(
             f"gave up after leaving out {MAX_EXCLUDED} wrong rewrites",
             code="check",
             hint="report the reproducers; --passes=O1 makes exact rewrites only",
         )
+
+    def _attributed(self, ctx: PassContext) -> dict[str, Any]:
+        """Return what passes and rules changed in latency and numbers."""
+        from lepton_ir.tools.attribute import Attribution
+
+        if self.attribute is None:
+            problem = "the source cannot be run"
+            return Attribution(self.options.attribute, problem=problem).as_json()
+        return self.attribute.finish(ctx).as_json()
 
     @property
     def checked(self) -> bool:

@@ -64,6 +64,10 @@ def render(outcome: Outcome, *, timing: bool, stats: bool) -> str:
         from lepton_ir.tools.guard import render as render_guard
 
         lines += render_guard(outcome.guard)
+    if outcome.attributed is not None:
+        from lepton_ir.tools.attribute import render as render_attribution
+
+        lines += render_attribution(outcome.attributed, 46)
     lines += [f"  left out, because it made the result wrong: {key}" for key in outcome.excluded]
     notes = [r for r in outcome.remarks if r.kind == "note"]
     lines += [clip(f"  note: {r.message}{_place(r.where)}", 3 * WIDTH) for r in notes[:10]]
@@ -214,6 +218,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "layers": outcome.layers,
         "excluded": outcome.excluded,
         "guard": outcome.guard,
+        "attributed": outcome.attributed,
         "remarks": [
             {"kind": r.kind, "pass": r.pass_name, "where": r.where, "message": r.message}
             for r in outcome.remarks
