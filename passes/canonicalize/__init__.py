@@ -35,6 +35,8 @@ class Canonicalize(RewritePass, name="canonicalize"):
         "lepton_ir.passes.canonicalize.pieces",
         "lepton_ir.passes.canonicalize.spreads",
         "lepton_ir.passes.canonicalize.operators",
+        "lepton_ir.passes.canonicalize.computed",
+        "lepton_ir.passes.canonicalize.moves",
         "lepton_ir.passes.canonicalize.regions",
     )
 

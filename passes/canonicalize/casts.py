@@ -6,6 +6,7 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.dtypes import DType
+from lepton_ir.infer import const_tensor
 from lepton_ir.pattern import Match, P, attr, var
 from lepton_ir.rewrite import Rewriter, rewrite
 from lepton_ir.tensors import DenseTensor, Tensor
@@ -90,3 +91,38 @@ def cast_of_fill(m: Match, rw: Rewriter) -> bool:
         return rw.fail("conversion to {} may saturate", m.to)
     converted = DenseTensor(array.astype(m.to.numpy), m.to)
     return rw.replace(m.root, rw.constant_of_shape(m.shape, value=converted))
+
+
+_ORDER = {
+    "equal": lambda a, b: a == b,
+    "greater": lambda a, b: a > b,
+    "greater_or_equal": lambda a, b: a >= b,
+    "less": lambda a, b: a < b,
+    "less_or_equal": lambda a, b: a <= b,
+}
+_FLIPPED = {"greater": "less", "less": "greater"}
+
+
+@rewrite(*_ORDER, exact=True)
+def compared_truth(m: Match, rw: Rewriter) -> bool:
+    """cast(b: bool) > 0 => b, cast(b: bool) == 0 => not b; a number between works like either."""
+    for i in (0, 1):
+        cast, tensor = m.root.operands[i], const_tensor(m.root.operands[1 - i])
+        op = None if cast is None else cast.op
+        if op is None or op.name != "cast" or op.has_attr_refs or tensor is None:
+            continue
+        truth = op.operands[0]
+        if truth is None or truth.dtype is not dtypes.BOOL or tensor.size != 1:
+            return False
+        if truth.rank is None or truth.rank < len(tensor.shape):
+            return rw.fail("the constant may raise the rank")
+        number, name = tensor.numpy().reshape(-1)[0], m.root.name
+        if i == 1:
+            stem = name.removesuffix("_or_equal")
+            name = name.replace(stem, _FLIPPED.get(stem, stem))
+        on_false, on_true = (bool(_ORDER[name](v, number)) for v in (0, 1))
+        if on_false == on_true:
+            return rw.fail("it is the same for true and false")
+        rw.also(op)
+        return rw.replace(m.root, truth if on_true else rw.not_(truth))
+    return False

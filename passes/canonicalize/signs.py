@@ -44,6 +44,9 @@ def never_negative(value: Value | None, depth: int = _DEPTH) -> bool:
         return never_negative(op.operands[0], depth - 1)
     if op.name == "mul" and op.operands[0] is op.operands[1]:
         return True
+    if op.name == "pow":
+        exponent = const_array(op.operands[1], _CONST_LIMIT)
+        return exponent is not None and bool((exponent % 2 == 0).all())
     if op.name in _ALL:
         return len(op.operands) <= _DEPTH and all(never_negative(v, depth - 1) for v in op.operands)
     if op.name == "max":

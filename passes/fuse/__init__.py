@@ -35,4 +35,5 @@ class Fuse(RewritePass, name="fuse"):
         "lepton_ir.passes.fuse.selection",
         "lepton_ir.passes.fuse.scales",
         "lepton_ir.passes.fuse.recurrent",
+        "lepton_ir.passes.fuse.arithmetic",
     )

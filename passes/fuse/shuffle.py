@@ -8,10 +8,12 @@ import numpy as np
 
 from lepton_ir.passes.canonicalize.slices import slice_ranges
 from lepton_ir.passes.fuse._match import available, made_by, readable, same_dim, settle, sole_user
-from lepton_ir.passes.fuse._weights import affordable, constant, new_weight
+from lepton_ir.passes.fuse._weights import Array, affordable, constant, new_weight
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lepton_ir.dims import Dim
     from lepton_ir.ir import Op, Value
     from lepton_ir.pattern import Match
@@ -85,11 +87,19 @@ def _scaled(large: tuple[Dim | None, ...], small: tuple[Dim | None, ...], block:
     return True
 
 
+_BLOCKS_FIRST, _CHANNELS_FIRST = (0, 3, 5, 1, 2, 4), (0, 1, 3, 5, 2, 4)
+
+
 @rewrite("reshape")
 def fuse_space_to_depth(m: Match, rw: Rewriter) -> bool:
-    """reshape(transpose(reshape(x, [N, C, H, b, W, b]), 0 3 5 1 2 4)) => space_to_depth(x)."""
+    """reshape(transpose(reshape(x, [N, C, H, b, W, b]), 0 3 5 1 2 4)) => space_to_depth(x).
+
+    By 0 1 3 5 2 4 (pixel unshuffle) the channels are in another order: then the convolution that
+    alone reads them takes a weight with its input channels in the new order.
+    """
     found = _chain(m.root)
-    if found is None or tuple(found[0].attr("perm") or ()) != (0, 3, 5, 1, 2, 4):
+    perm = None if found is None else tuple(found[0].attr("perm") or ())
+    if found is None or perm not in (_BLOCKS_FIRST, _CHANNELS_FIRST):
         return False
     turn, split, shape = found
     sizes, parts, out = _fixed(split.result, 3, 5, 1), split.result.shape, m.root.result.shape
@@ -107,7 +117,15 @@ def fuse_space_to_depth(m: Match, rw: Rewriter) -> bool:
     if not available(rw, "space_to_depth", blocksize=block):
         return rw.fail("the opset has no such SpaceToDepth")
     rw.also(turn, split)
+    if perm == _CHANNELS_FIRST:
+        return _reordered(m, rw, x, block, lambda old: _phases_first(old, channels))
     return settle(rw, m.root, rw.space_to_depth(x, blocksize=block))
+
+
+def _phases_first(old: Array, channels: int) -> Array:
+    """Move the phases of input channels in front of the channels they are of."""
+    parts = old.reshape(old.shape[0], channels, -1, *old.shape[2:])
+    return np.ascontiguousarray(parts.swapaxes(1, 2)).reshape(old.shape)
 
 
 def _phase(value: Value | None) -> tuple[Value, list[Op], int, int, int] | None:
@@ -162,10 +180,18 @@ def slices_to_space_to_depth(m: Match, rw: Rewriter) -> bool:
     rw.also(*dict.fromkeys(passed))
     if order == sorted(order):
         return settle(rw, m.root, rw.space_to_depth(x, blocksize=block))
-    return _reordered(m, rw, x, block, order)
+    return _reordered(m, rw, x, block, lambda old: _by_phase(old, order))
 
 
-def _reordered(m: Match, rw: Rewriter, x: Value, block: int, order: list[int]) -> bool:
+def _by_phase(old: Array, order: list[int]) -> Array:
+    """Put the input channels of each phase in the place of that phase."""
+    parts = old.reshape(old.shape[0], len(order), -1, *old.shape[2:])
+    return np.ascontiguousarray(parts[:, np.argsort(order)]).reshape(old.shape)
+
+
+def _reordered(
+    m: Match, rw: Rewriter, x: Value, block: int, turned: Callable[[Array], Array]
+) -> bool:
     users = m.root.result.users
     conv = users[0] if len(users) == 1 else None
     if conv is None or conv.name != "conv" or conv.operands[0] is not m.root.result:
@@ -173,15 +199,16 @@ def _reordered(m: Match, rw: Rewriter, x: Value, block: int, order: list[int]) -
     weight = conv.operands[1]
     if conv.has_attr_refs or conv.attr("group") != 1 or weight is None or not readable(weight):
         return rw.fail("the convolution has groups or no constant weight")
-    old = constant(weight) if affordable(rw, weight) else None
-    if old is None or old.shape[1] % len(order):
-        return rw.fail("the weight is too large or its channels do not fit")
-    channels = old.shape[1] // len(order)
-    blocks = old.reshape(old.shape[0], len(order), channels, *old.shape[2:])
-    turned = np.ascontiguousarray(blocks[:, np.argsort(order)]).reshape(old.shape)
+    if not affordable(rw, weight):
+        return False
+    old = constant(weight)
+    if old.shape[1] % (block * block):
+        return rw.fail("the channels of the weight do not fit")
     rw.also(conv)
     deep = rw.space_to_depth(x, blocksize=block)
     rw.before = conv
-    made = rw.build("conv", deep, new_weight(rw, turned, weight), *conv.operands[2:], **conv.attrs)
+    made = rw.build(
+        "conv", deep, new_weight(rw, turned(old), weight), *conv.operands[2:], **conv.attrs
+    )
     made.node_name = conv.node_name
     return rw.replace(conv, made.result)
