@@ -91,6 +91,7 @@ def clone_function(function: Function, module: Module, name: str | None = None) 
     copy.opsets = dict(function.opsets)
     copy.meta = dict(function.meta)
     copy.used_symbols = set(function.used_symbols)
+    copy.positive = dict(function.positive)
     copy.overridable = dict(function.overridable)
     values: dict[Value, Value] = {}
     _fill(function.block, copy.block, values, None, None)

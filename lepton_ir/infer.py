@@ -147,6 +147,22 @@ class InferContext:
         """How many results the operation has."""
         return len(self.op.results)
 
+    def positive(self, dim: Dim | None) -> bool:
+        """Whether ``dim`` is at least 1 in every run that does not fail."""
+        if dim is None or dim.__class__ is int:
+            return dim is not None and dims.prove_ge(dim, 1) is True
+        if dims.prove_ge(dim, 1) is True:
+            return True
+        function = self.op.function
+        known = [] if function is None else [d for d, yes in function.positive.items() if yes]
+        if any(dim is d or dims.prove_ge(dim, d) is True for d in known):
+            return True
+        above = {str(d): d + 1 for d in known if str(d) in dims.symbols(dim)}
+        try:
+            return bool(above) and dims.prove_ge(dims.substitute(dim, above), 1) is True
+        except (dims.DimTooComplex, ZeroDivisionError, ValueError):
+            return False
+
     def fresh(self, index: int = 0) -> Dim | None:
         """A symbol for a data-dependent size, the same one whenever this op is inferred again."""
         function = self.op.function

@@ -20,7 +20,7 @@ from lepton_ir.types import UNKNOWN, TensorType, Type
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lepton_ir.dims import Dim
+    from lepton_ir.dims import Dim, DimExpr
     from lepton_ir.dtypes import DType
     from lepton_ir.opdef import OpDef
 
@@ -520,6 +520,8 @@ class Function:
         opsets: opset imports of a local function.
         epoch: counts mutations.
         used_symbols: dim symbols in use, so that fresh ones never collide.
+        positive: dims that were tried with 0, and whether the function then fails, so that they
+            are at least 1 in every run (:mod:`lepton_ir.positive`).
         overridable: names of inputs that have a default constant (``--keep-overridable``),
             mapped to that tensor.
         meta: doc string, graph name, metadata, quantization annotations.
@@ -536,6 +538,7 @@ class Function:
         "opsets",
         "output_names",
         "overridable",
+        "positive",
         "used_symbols",
     )
 
@@ -549,6 +552,7 @@ class Function:
         self.opsets: dict[str, int] = {}
         self.meta: dict[str, Any] = {}
         self.used_symbols: set[str] = set()
+        self.positive: dict[DimExpr, bool] = {}
         self.overridable: dict[str, Any] = {}
         self.analyses: dict[Any, tuple[int, Any]] = {}
 

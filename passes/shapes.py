@@ -9,6 +9,7 @@ from lepton_ir import dims
 from lepton_ir.diagnostics import LeptonError
 from lepton_ir.infer import infer_function, mark_types_current, types_are_current
 from lepton_ir.pipeline import Pass
+from lepton_ir.positive import learn_positive
 from lepton_ir.types import TensorType, TypeMismatchError, meet
 
 if TYPE_CHECKING:
@@ -40,11 +41,18 @@ class Shapes(Pass, name="shapes"):
             bind_dims(module, parse_bindings(self.dim))
         for function in module.functions.values():
             if not types_are_current(function):
-                for _ in range(_MAX_ROUNDS):
-                    if not infer_function(function):
-                        break
+                _infer(function)
+                mark_types_current(function)
+            if learn_positive(function):
+                _infer(function)
                 mark_types_current(function)
             _report_contradictions(function, ctx)
+
+
+def _infer(function: Function) -> None:
+    for _ in range(_MAX_ROUNDS):
+        if not infer_function(function):
+            break
 
 
 def parse_bindings(items: tuple[str, ...] | list[str]) -> dict[str, int]:

@@ -95,7 +95,7 @@ def _zero_implies_zero(element: Dim, dim: Dim | None) -> bool:
     return all(atom in term[0] for atom in element.terms[0][0] for term in dim.terms)
 
 
-def _cannot_be_zero(element: Dim, x: Shape, others: list[Dim | None]) -> bool:
+def _cannot_be_zero(ctx: InferContext, element: Dim, x: Shape, others: list[Dim | None]) -> bool:
     """Whether a 0 for ``element`` would leave an empty ``x`` for a result that is not empty.
 
     ``others`` are the other dims of the result and the dim of ``x`` that a 0 would copy.
@@ -108,7 +108,7 @@ def _cannot_be_zero(element: Dim, x: Shape, others: list[Dim | None]) -> bool:
         zero: dict[str, Dim] = {atom.name: 0}
         if not any(d is not None and _at(d, zero) == 0 for d in x):
             return False
-        if not all(d is not None and positive(_at(d, zero)) for d in others):
+        if not all(d is not None and ctx.positive(_at(d, zero)) for d in others):
             return False
     return True
 
@@ -163,7 +163,7 @@ class _Reshape:
                 self.ctx.fail("C2", f"element {i} of shape is 0 but x has rank {len(self.x)}")
             self.copied.add(i)
             return self.x[i]
-        if isinstance(e, int) or positive(e):
+        if isinstance(e, int) or self.ctx.positive(e):
             return e
         if dims.prove_ge(e, 0) is not True:
             return None
@@ -177,7 +177,7 @@ class _Reshape:
         if self.x is None or self.wild or i >= len(self.x) or dims.prove_ge(e, 0) is not True:
             return None
         others = [d for k, d in enumerate(result) if k != i]
-        return e if _cannot_be_zero(e, self.x, [*others, self.x[i]]) else None
+        return e if _cannot_be_zero(self.ctx, e, self.x, [*others, self.x[i]]) else None
 
     def _rest(self, index: int, result: list[Dim | None]) -> Dim | None:
         """Return the one dim left over: the number of elements over the product of the others."""
@@ -198,7 +198,7 @@ class _Reshape:
             return None
         if isinstance(divisor, int) and isinstance(dividend, int) and dividend % divisor:
             self.ctx.fail("C2", f"{dividend} elements do not split into {divisor}")
-        if not nonzero and not positive(divisor):
+        if not nonzero and not self.ctx.positive(divisor):
             return None
         quotient = dims.exact_div(dividend, divisor, nonzero=True)
         return dims.floordiv(dividend, divisor) if quotient is None else quotient
