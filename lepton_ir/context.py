@@ -84,6 +84,7 @@ class PassContext:
     data: dict[str, Any] = field(default_factory=dict)
     pass_name: str = ""
     fold_bytes: int = 0
+    _about: list[tuple[Remark, Op]] = field(default_factory=list, init=False, repr=False)
 
     def allow(self, rule: str, op: Op) -> bool:
         """Return whether the rewrite ``rule`` anchored at ``op`` may happen; counts it if so.
@@ -173,6 +174,15 @@ class PassContext:
             place = where if isinstance(where, str) else describe(where)
             text = message.format(*args) if args else message
             self.remarks.append(Remark(kind, self.pass_name, place, text))
+            if kind == "missed" and not isinstance(where, str):
+                self._about.append((self.remarks[-1], where))
+
+    def drop_stale(self) -> None:
+        """Drop remarks on what was missed at operations that are gone: something took them."""
+        gone = {id(remark) for remark, op in self._about if op.block is None}
+        if gone:
+            self.remarks = [r for r in self.remarks if id(r) not in gone]
+        self._about.clear()
 
     def note_once(self, key: str, where: Op | str, message: str, *args: object) -> None:
         """Record a note the first time ``key`` is seen."""

@@ -588,3 +588,65 @@ def test_broken_plugin_is_one_clear_error(opt, model):
     code, _, err = opt(model, "--plugin", plugin)
     assert code == 1
     assert "broken.py:1: ModuleNotFoundError" in err
+
+
+NEAR_MISSES = """
+func @main(%x: f32[N,3,4,4], %w: f32[8,3,1,1], %z: f32[N,4,6,5]) {
+  %v = const() {value=rand(1)} : f32[8,3,1,1]
+  %s = const() {value=splat(2.0)} : f32[8]
+  %a = conv(%x, %v)
+  %b = batch_normalization(%a, %s, %s, %s, %s)
+  %c = exp(%a)
+  %d = conv(%x, %w)
+  %e = batch_normalization(%d, %s, %s, %s, %s)
+  %axis = const() {value=[1, 2]} : i64[2]
+  %two = const() {value=2.0} : f32[]
+  %eps = const() {value=1.0e-5} : f32[]
+  %m = reduce_mean(%z, %axis)
+  %f = sub(%z, %m)
+  %q = pow(%f, %two)
+  %var = reduce_mean(%q, %axis)
+  %g = add(%var, %eps)
+  %r = sqrt(%g)
+  %n = div(%f, %r)
+  %i = identity(%n)
+  %j = identity(%i)
+  return(%b, %c, %e, %j)
+}
+"""
+
+
+def test_near_misses_name_the_extra_user_the_missing_constant_and_the_axis(opt, tmp_path):
+    path = tmp_path / "near.lir"
+    path.write_text(NEAR_MISSES, encoding="utf-8")
+    code, out, _ = opt(
+        path, "--check=off", "--emit=none", "--remarks=missed", "--opset=17", "--json"
+    )
+    assert code == 0
+    reasons = [row["reason"] for row in json.loads(out)["missed"]]
+    for rule, reason in (
+        ("bn_into_conv", "users"),
+        ("bn_into_conv", "not a constant"),
+        ("fuse_layer_norm", "axes"),
+    ):
+        assert any(r.startswith(f"{rule}: ") and reason in r for r in reasons), reasons
+
+
+def test_what_another_rule_took_is_not_missed(opt, tmp_path):
+    path = tmp_path / "taken.lir"
+    path.write_text(
+        "func @main(%x: f32[N,3,4,4]) {\n"
+        "  %v = const() {value=rand(1)} : f32[8,3,1,1]\n"
+        "  %a = conv(%x, %v)\n"
+        "  %t = transpose(%a) {perm=[0, 2, 3, 1]}\n"
+        "  %u = transpose(%t) {perm=[0, 3, 1, 2]}\n"
+        "  %y = transpose(%a)\n"
+        "  return(%u, %y)\n}\n",
+        encoding="utf-8",
+    )
+    options = ("--check=off", "--emit=none", "--remarks=missed", "--json")
+    _, out, _ = opt(path, *options, "--passes=layout")
+    missed = json.loads(out)["missed"]
+    assert [row["where"] for row in missed if "push_transposes" in row["reason"]] == [
+        'transpose -> "y"'
+    ]

@@ -424,6 +424,7 @@ class Run:
             outcome.records = manager.records
             outcome.rules = dict(ctx.rule_hits)
             outcome.deltas = {n: (c, ctx.rule_bytes[n]) for n, c in ctx.rule_nodes.items()}
+            ctx.drop_stale()
             outcome.remarks = [*module.remarks, *ctx.remarks]
             outcome.layers = list(ctx.data.get("layers", ()))
             outcome.nodes = (outcome.nodes[0], count_ops(module))

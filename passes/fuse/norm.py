@@ -110,6 +110,13 @@ def _normalized(
     return settle(rw, m.root, made.result)
 
 
+def _say_axes(rw: Rewriter, variance: Value) -> None:
+    """Give the reason where what looks like a variance is over other axes than the last."""
+    op = made_by(variance, "reduce_mean")
+    if op is not None and trailing(op) is None:
+        rw.fail("the mean {} is not proven to be over the last axes", op)
+
+
 @rewrite("div", "mul", benefit=1)
 def fuse_layer_norm(m: Match, rw: Rewriter) -> bool:
     """(x - mean) / sqrt(mean((x - mean) ** 2) + eps) over the last axes => layer_normalization.
@@ -119,6 +126,8 @@ def fuse_layer_norm(m: Match, rw: Rewriter) -> bool:
     for scan, d, v, epsilon in quotients(m):
         square = mean_of_squares(scan, v)
         centered = scan.op(d, "sub")
+        if square is None:
+            _say_axes(rw, v)
         if square is None or centered is None or square[0] is not d:
             continue
         x = centered.operands[0]
@@ -134,6 +143,8 @@ def fuse_rms_norm(m: Match, rw: Rewriter) -> bool:
     """(x / sqrt(mean(x ** 2) + eps)) over the last axes => rms_normalization."""
     for scan, d, v, epsilon in quotients(m):
         square = mean_of_squares(scan, v)
+        if square is None:
+            _say_axes(rw, v)
         if square is None or square[0] is not d:
             continue
         return _normalized(m, rw, scan, "rms_normalization", d, square[1], epsilon)
