@@ -34,6 +34,7 @@ class FuseOrt(RewritePass, name="fuse_ort"):
         "lepton_ir.passes.fuse.ort_norm",
         "lepton_ir.passes.fuse.ort_quant",
         "lepton_ir.passes.fuse.ort_qdq",
+        "lepton_ir.passes.fuse.ort_qlinear",
     )
 
     def rules(self) -> RuleSet:

@@ -9,11 +9,11 @@ import numpy as np
 from lepton_ir.infer import const_array
 from lepton_ir.passes.fuse._match import f32, f32_exact, made_by, settle, sole_user
 from lepton_ir.passes.fuse.activation import tanh_gelu_operand, times, two_factors
-from lepton_ir.passes.fuse.ort_common import biased, contrib, is_f32
+from lepton_ir.passes.fuse.ort_common import biased, contrib, is_f32, same_shape
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:
-    from lepton_ir.ir import Op
+    from lepton_ir.ir import Op, Value
     from lepton_ir.pattern import Match
     from lepton_ir.rewrite import Rewriter
 
@@ -122,6 +122,46 @@ def activation_into_conv(m: Match, rw: Rewriter) -> bool:
         attrs["activation_params"] = found[1]
     rw.also(conv)
     return settle(rw, m.root, rw.ms_fused_conv(*conv.operands, **attrs))
+
+
+def _conv_and_rest(add: Op) -> tuple[Op, Value] | None:
+    """Return a convolution that only ``add`` reads, and the other summand, of the same shape."""
+    for i in (0, 1):
+        conv, rest = made_by(add.operands[i], "conv"), add.operands[1 - i]
+        if conv is None or rest is None or not sole_user(conv.result) or rest is conv.result:
+            continue
+        if same_shape(rest, conv.result):
+            return conv, rest
+    return None
+
+
+@rewrite("add", *_NAMES, "clip", benefit=-1)
+def sum_into_conv(m: Match, rw: Rewriter) -> bool:
+    """relu(conv(x, w, b) + z) => ms_fused_conv(x, w, b, z, activation=Relu).
+
+    Also for the other activations that it takes, or none; z has the shape of the convolution.
+    """
+    bare = m.root.name == "add"
+    add = m.root if bare else made_by(m.root.operands[0], "add")
+    if add is None or not any(made_by(v, "conv") for v in add.operands):
+        return False
+    found = _conv_and_rest(add)
+    if found is None or not (bare or sole_user(add.result)):
+        return rw.fail("the sum has other users, or its operands not proven the same shape")
+    if bare and sole_user(add.result) and add.result.users[0].name in (*_NAMES, "clip"):
+        return rw.fail("the activation behind it comes along")
+    conv, rest = found
+    kind = ("", ()) if bare else _activation(m.root)
+    if kind is None or not is_f32(conv.result, rest) or not contrib(rw, "ms_fused_conv"):
+        return rw.fail("its limits or types do not fit")
+    attrs: dict[str, Any] = conv.all_attrs()
+    if kind[0]:
+        attrs["activation"] = kind[0]
+    if kind[1]:
+        attrs["activation_params"] = kind[1]
+    rw.also(add, conv)
+    operands = [*conv.operands[:2], conv.operand("b"), rest]
+    return settle(rw, m.root, rw.ms_fused_conv(*operands, **attrs))
 
 
 @rewrite(*_NAMES)

@@ -25,15 +25,19 @@ def _one_number(value: Value | None) -> bool:
     return found is not None and found.size == 1 and found.ndim <= 1
 
 
-def _per_tensor(op: Op | None) -> bool:
-    """Whether a (de)quantization has one constant scale and zero point for all, of 8-bit codes."""
+def per_tensor(op: Op | None) -> bool:
+    """Return whether a (de)quantization has one constant scale (f32) and zero point (8 bits)."""
     if op is None or len(op.operands) < 3 or not _one_number(op.operands[1]):
+        return False
+    scale = op.operands[1]
+    if scale is None or scale.dtype is not dtypes.F32:
         return False
     zero = op.operands[2]
     return _one_number(zero) and zero is not None and zero.dtype in _CODES
 
 
-def _codes(op: Op) -> Value:
+def codes_of(op: Op) -> Value:
+    """Return the integers that a dequantization reads."""
     codes = op.operands[0]
     assert codes is not None
     return codes
@@ -80,7 +84,7 @@ def signed_codes_to_unsigned(m: Match, rw: Rewriter) -> bool:
     Codes and zero point move together: results are bit-identical. Convolutions of onnxruntime on
     x86 are several times as fast on unsigned codes.
     """
-    if not wants_contrib(rw.ctx) or not _per_tensor(m.root):
+    if not wants_contrib(rw.ctx) or not per_tensor(m.root):
         return False
     codes = m.root.result
     if codes.dtype is not dtypes.I8 or m.root.attr("block_size"):
@@ -88,7 +92,7 @@ def signed_codes_to_unsigned(m: Match, rw: Rewriter) -> bool:
     readers = codes.users
     if not readers or not all(r.name == "dequantize_linear" for r in readers):
         return rw.fail("the codes are not only dequantized")
-    if not all(_per_tensor(r) and r.operands[0] is codes for r in readers):
+    if not all(per_tensor(r) and r.operands[0] is codes for r in readers):
         return rw.fail("the scales are not constants, one a tensor")
     moved = _unsigned(rw, m.root.operands[2])
     attrs = {k: v for k, v in m.root.all_attrs().items() if k != "output_dtype"}
@@ -126,9 +130,9 @@ def fuse_qlinear_unary(m: Match, rw: Rewriter) -> bool:
     if not sole_user(inner.result):
         return rw.fail("{} has other users", inner)
     x = made_by(inner.operands[0], "dequantize_linear")
-    if x is None or not _per_tensor(x) or not _per_tensor(m.root):
+    if x is None or not per_tensor(x) or not per_tensor(m.root):
         return rw.fail("the scales are not constants, one a tensor")
-    if m.root.result.dtype is not _codes(x).dtype or not contrib(rw, _UNARY[inner.name]):
+    if m.root.result.dtype is not codes_of(x).dtype or not contrib(rw, _UNARY[inner.name]):
         return rw.fail("codes of x and the result have different types")
     rw.also(inner)
     operands = [*x.operands[:3], *m.root.operands[1:3]]
@@ -149,11 +153,11 @@ def fuse_qlinear_conv(m: Match, rw: Rewriter) -> bool:
     if not sole_user(conv.result):
         return rw.fail("{} has other users", conv)
     x, w = (made_by(v, "dequantize_linear") for v in conv.operands[:2])
-    if x is None or w is None or not _per_tensor(x) or not _per_tensor(m.root) or not _weight(w):
+    if x is None or w is None or not per_tensor(x) or not per_tensor(m.root) or not _weight(w):
         return rw.fail("the scales are not constants of a known layout")
-    if m.root.result.dtype is not _codes(x).dtype:
+    if m.root.result.dtype is not codes_of(x).dtype:
         return rw.fail("codes of x and the result have different types")
-    if _codes(x).dtype is not dtypes.U8:
+    if codes_of(x).dtype is not dtypes.U8:
         return rw.fail("the kernel for signed codes is slow")
     bias = conv.operand("b")
     b = made_by(bias, "dequantize_linear")
@@ -161,5 +165,5 @@ def fuse_qlinear_conv(m: Match, rw: Rewriter) -> bool:
         return rw.fail("the bias is not in the scale of the product")
     rw.also(conv)
     operands = [*x.operands[:3], *w.operands[:3], *m.root.operands[1:3]]
-    codes = None if b is None else _codes(b)
+    codes = None if b is None else codes_of(b)
     return settle(rw, m.root, rw.qlinear_conv(*operands, codes, **conv.all_attrs()))

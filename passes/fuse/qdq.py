@@ -164,7 +164,14 @@ def _bounds(op: Op) -> tuple[float, float] | None:
         if value is not None and (array is None or array.size != 1):
             return None
         out.append(missing if array is None else float(array.reshape(-1)[0]))
+        if np.isnan(out[-1]):
+            return None
     return out[0], out[1]
+
+
+def _code(bound: float, scale: float) -> float:
+    """Return the step that a bound is rounded to, as kernels do it in f32."""
+    return float(np.rint(np.float32(bound) / np.float32(scale)))
 
 
 @rewrite("quantize_linear")
@@ -172,7 +179,7 @@ def clamp_before_quantize(m: Match, rw: Rewriter) -> bool:
     """quantize(relu(x)) => quantize(x) where the integers already end at the clamp's bounds.
 
     Quantization saturates: with the zero point at the lowest integer everything below 0 becomes
-    it. The same holds for a clip outside the range that the integers can say.
+    it. The same holds for a clip whose bounds become the lowest and the highest integer.
     """
     clamp = made_by(m.root.operands[0], "relu", "clip")
     if clamp is None:
@@ -184,7 +191,7 @@ def clamp_before_quantize(m: Match, rw: Rewriter) -> bool:
         return rw.fail("the clamp has other users")
     low, high = _RANGES[params.dtype.name]
     for scale, zero in zip(params.scale, params.zero, strict=True):
-        if bounds[0] > (low - zero) * scale or bounds[1] < (high - zero) * scale:
+        if _code(bounds[0], scale) + zero > low or _code(bounds[1], scale) + zero < high:
             return rw.fail("the clamp is narrower than the integers")
     rw.also(clamp)
     operands = [clamp.operands[0], *m.root.operands[1:]]
