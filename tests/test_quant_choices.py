@@ -456,7 +456,7 @@ def test_bias_correction_restores_the_mean(tmp_path, opset, group):
     x = x.astype(np.float32)
     y = run(source, x).mean((0, 2, 3))
     errors = []
-    for option in ("", " bias_correction"):
+    for option in (" bias_correction=false", ""):
         quantized(source, "mode=static islands" + option, path, {"x": x})
         errors.append(np.abs(run(path, x).mean((0, 2, 3)) - y).mean())
     assert errors[1] < 0.5 * errors[0]

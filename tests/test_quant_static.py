@@ -13,12 +13,13 @@ from onnx import helper
 import lepton_ir
 from lepton_ir.context import PassContext
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
-from lepton_ir.passes.quant import Quant, recipe
+from lepton_ir.passes.quant import Quant, adaround, recipe
 from lepton_ir.passes.quant.common import Run
 from lepton_ir.passes.quant.equalize import equalize
 from lepton_ir.passes.quant.feeds import open_feeds
 from lepton_ir.passes.quant.histogram import Histogram, entropy, squared_error
 from lepton_ir.passes.quant.static import make_plan
+from lepton_ir.tools.bench.quant_peers import census
 from tests.test_quant_choices import decibels, draw, model, quantized, run
 
 KINDS = {
@@ -224,3 +225,123 @@ def test_equalization_leaves_what_it_would_change(tmp_path, why):
     for op in module.main.block.ops:
         if op.name == "const" and op.result.name == "w1":
             assert np.array_equal(op.attrs["value"].numpy(), weights["w1"])
+
+
+def test_normalizations_pass_large_channels_on_to_weights(tmp_path):
+    """SmoothQuant: channels that a normalization makes large have small rows."""
+    size = np.exp2(np.linspace(-4, 4, 32)).astype(np.float32)
+    nodes = [
+        node("LayerNormalization", "x scale shift", "n", "norm"),
+        node("MatMul", "n w", "a", "product"),
+        node("MatMul", "n v", "y", "other"),
+        node("Relu", "a", "z"),
+    ]
+    weights = {"scale": size, "shift": draw(32) * size}
+    weights |= {k: draw(32, 32, seed=i) / size[:, None] for i, k in enumerate("wv")}
+    source = model(nodes, weights, [2, 9, 32])
+    x, path, found = draw(2, 9, 32, seed=5), tmp_path / "q.onnx", []
+    for option in ("equalize=false", "equalize"):
+        quantized(source, f"mode=static islands {option}", path, {"x": x})
+        found.append(decibels(run(source, x), run(path, x)))
+    assert found[1] > found[0] + 6, found
+
+
+# -- adaptive rounding ---------------------------------------------------------------------------
+
+
+def test_coordinate_descent_never_loses():
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        taps = 200
+        x = rng.standard_normal((64, 9)) @ rng.standard_normal((9, taps))
+        gram = (x.T @ x / 64).astype(np.float32)
+        w = rng.standard_normal((5, taps)).astype(np.float32)
+        s = np.full_like(w, 0.1)
+        nearest = np.clip(np.rint(w / s), -25, 25)
+        chosen = adaround.descend(w, s, nearest.copy(), gram.copy(), 25)
+        errors = [(((q * s - w) @ gram) * (q * s - w)).sum(1) for q in (nearest, chosen)]
+        assert (errors[1] <= errors[0] * 1.0001).all()
+        assert errors[1].sum() < 0.1 * errors[0].sum()
+        assert (np.abs(chosen) <= 25).all()
+        inside = np.abs(w / s) < 25
+        assert (np.abs(chosen - w / s) < 1)[inside].all()
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"pads": [1, 0, 0, 2], "strides": [2, 1]},
+        {"dilations": [2, 1], "group": 2},
+        {"group": 8},
+    ],
+)
+def test_adaptive_rounding_lowers_the_noise_of_convolutions(tmp_path, attrs):
+    inner = 8 // attrs.get("group", 1)
+    weights = {"w": draw(16, inner, 3, 3), "b": draw(16)}
+    source = model([node("Conv", "x w b", "y", "conv", **attrs)], weights, [4, 8, 9, 9])
+    x, path, found = draw(4, 8, 9, 9, seed=4), tmp_path / "q.onnx", []
+    x = np.cumsum(np.cumsum(x, 2), 3).astype(np.float32)  # neighbours have much in common
+    for option in ("nearest", "adaround"):
+        options = f"mode=static islands activations=u16 weights={option}"
+        quantized(source, options, path, {"x": x}, "ort")
+        found.append(decibels(run(source, x), run(path, x)))
+    assert found[1] > found[0] + 2, found
+
+
+def test_adaptive_rounding_of_products(tmp_path):
+    nodes = [
+        node("MatMul", "x w", "a", "one"),
+        node("Relu", "a", "r"),
+        node("Gemm", "r v c", "y", "two", transB=1),
+    ]
+    weights = {"w": draw(48, 32), "v": draw(10, 32, seed=1), "c": draw(10)}
+    source = model(nodes, weights, ["N", 48])
+    x, path, found = draw(64, 6) @ draw(6, 48, seed=2), tmp_path / "q.onnx", []
+    for option in ("nearest", "adaround", "adaround per_channel=false"):
+        options = f"mode=static islands activations=u16 weights={option}"
+        quantized(source, options, path, {"x": x}, "ort")
+        found.append(decibels(run(source, x), run(path, x)))
+    assert min(found[1:]) > found[0] + 2, found
+
+
+@pytest.mark.parametrize("options", ["mode=dynamic weights=adaround", "mode=static weights=gptq"])
+def test_roundings_belong_to_a_mode(tmp_path, options):
+    with pytest.raises(LeptonError, match="mode"):
+        quantized(net(17), options, tmp_path / "q.onnx", {"x": draw(1, 3, 8, 8)})
+
+
+# -- products of activations ---------------------------------------------------------------------
+
+
+def attention(where: str) -> bytes:
+    """One head of attention; the number that scales it stands before or behind the product."""
+    nodes = [node("MatMul", f"x w{k}", k, k) for k in "qkv"]
+    nodes += [node("Transpose", "k", "kt", perm=[0, 2, 1])]
+    if where == "before":
+        nodes += [node("Mul", "q eighth", "qs"), node("MatMul", "qs kt", "s", "scores")]
+    else:
+        nodes += [node("MatMul", "q kt", "t", "scores"), node("Mul", "t eighth", "s")]
+    nodes += [
+        node("Softmax", "s", "p", axis=-1),
+        node("MatMul", "p v", "o", "mix"),
+        node("MatMul", "o wo", "y", "out"),
+    ]
+    weights = {f"w{k}": draw(64, 64, seed=i) * 0.2 for i, k in enumerate("qkvo")}
+    return model(nodes, weights | {"eighth": np.float32(0.125)}, [2, 40, 64])
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_attention_runs_on_integers(tmp_path, where):
+    source = attention(where)
+    x, path = draw(2, 40, 64, seed=7), tmp_path / "q.onnx"
+    ctx = quantized(source, "mode=static islands", path, {"x": x})
+    counts = census(str(path))
+    assert counts["MatMulIntegerToFloat"] + counts.get("QLinearMatMul", 0) == 6
+    assert not {"MatMul", "FusedMatMul", "Mul"} & counts.keys()
+    assert decibels(run(source, x), run(path, x)) > 20
+    rows = {r["name"]: r for r in ctx.data["layers"]}
+    assert set(rows) == {"q", "k", "v", "scores", "mix", "out"}
+    assert rows["scores"]["weight"] == ""
+    quantized(source, "mode=static islands products=false", path, {"x": x})
+    counts = census(str(path))
+    assert counts["MatMulIntegerToFloat"] + counts.get("QLinearMatMul", 0) == 4

@@ -36,8 +36,9 @@ class Quant(Pass, name="quant"):
         block: in weights mode, rows of a matrix that share a scale (a power of two from 16 on;
             0: whole columns in 8 bits, 32 rows in 4 bits).
         asymmetric: blocks with zero points.
-        weights: rounding of blocks: ``nearest``, or ``gptq``, which needs calibration data and
-            spreads errors over the rows that are not rounded yet.
+        weights: rounding: ``nearest``; of blocks ``gptq``, which needs calibration data and
+            spreads errors over the rows that are not rounded yet; in static mode ``adaround``,
+            which rounds up or down for the sake of the results.
         scales: scales of weights from their range (``range``), or the best of a few (``mse``).
         per_channel: one scale per output channel of a weight instead of one per tensor.
         symmetric: static activations with their zero point in the middle of the integer range.
@@ -48,7 +49,7 @@ class Quant(Pass, name="quant"):
         exclude: node names (or shell patterns of them) that stay in float.
         skip_first: leave the first layer in float.
         skip_last: leave the last layer in float.
-        embeddings: store tables that only ``gather`` reads in 8 bits (not in static mode).
+        embeddings: store tables that only ``gather`` reads in 8 bits.
         rows: dynamic mode takes one range per row of a matrix (per token) instead of one per
             tensor; opset 13.
         smooth: with ``rows``, how much of the different sizes of channels behind a layer
@@ -71,6 +72,7 @@ class Quant(Pass, name="quant"):
         equalize: static mode scales channels between layers, exactly, so that they share a scale
             well (cross-layer equalization).
         islands: keep static regions whose borders cost more time than their integers save.
+        products: static mode quantizes products of two activations (attention) too.
         measure: with calibration data, measure the signal-to-noise ratio of layer outputs.
     """
 
@@ -101,9 +103,10 @@ class Quant(Pass, name="quant"):
     sensitivity: bool = False
     max_drop: float = 0.0
     metric: str = ""
-    bias_correction: bool = False
+    bias_correction: bool = True
     equalize: bool = True
     islands: bool = False
+    products: bool = True
 
     lossy = True
     rule_names = ("static-*", "dynamic-*", "weights-*", "blocks-*", "auto-*")
@@ -124,8 +127,8 @@ class Quant(Pass, name="quant"):
             raise ValueError(f"calibrate is one of {known}, not {self.calibrate!r}")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile is over 50 and at most 100, not {self.percentile}")
-        if self.weights not in ("nearest", "gptq"):
-            raise ValueError(f"weights is nearest or gptq, not {self.weights!r}")
+        if self.weights not in ("nearest", "gptq", "adaround"):
+            raise ValueError(f"weights is nearest, gptq or adaround, not {self.weights!r}")
         if not 0 <= self.smooth <= 1:
             raise ValueError(f"smooth is from 0 to 1, not {self.smooth}")
         if self.max_drop < 0:
@@ -168,6 +171,12 @@ class Quant(Pass, name="quant"):
         ctx.data.setdefault("layers", []).extend(layer.row() for layer in run.layers)
 
     def _quantize(self, run: Run, feeds: Feeds | None) -> None:
+        belongs = {"gptq": "weights", "adaround": "static"}.get(self.weights, run.mode)
+        if belongs != run.mode:
+            raise LeptonError(
+                f"weights={self.weights} belongs to mode={belongs}, this is {run.mode}",
+                code="quant-weights",
+            )
         if run.mode == "dynamic":
             from lepton_ir.passes.quant.dynamic import quantize_dynamic
 

@@ -135,7 +135,7 @@ _CHOOSE: dict[str, Callable[[Histogram, float, int], tuple[float, float]]] = {
 def _refine(run: Run, ranges: dict[Value, Range], feeds: Feeds) -> None:
     """Clip ranges as the calibrator says, from histograms."""
     choose, levels = _CHOOSE[run.options.calibrate], levels_of(run.activations)
-    for group in _groups(list(ranges)):
+    for group in groups(list(ranges)):
         snapshot = run.snapshot()
         inputs = dict(zip(run.module.main.inputs, snapshot.module.main.inputs, strict=True))
         add_outputs(snapshot.module, [inputs.get(v) or snapshot.values[v] for v in group])
@@ -149,7 +149,7 @@ def _refine(run: Run, ranges: dict[Value, Range], feeds: Feeds) -> None:
             found.low, found.high = max(found.low, min(low, 0.0)), min(found.high, max(high, 0.0))
 
 
-def _groups(values: list[Value]) -> Iterator[list[Value]]:
+def groups(values: list[Value]) -> Iterator[list[Value]]:
     """Yield values in groups whose data for one sample is about ``GROUP_BYTES``."""
     group: list[Value] = []
     size = 0

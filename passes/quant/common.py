@@ -196,6 +196,10 @@ class Run:
         found = self.choice(op).symmetric
         return self.options.symmetric if found is None else found
 
+    def axis(self, op: Op) -> int | None:
+        """Return the axis of a layer's weight that has a scale for each element, if one has."""
+        return weight_axis(op) if self.choice(op).per_channel is not False else None
+
     def refuse(self, op: Op, reason: str, *args: object) -> None:
         """Remark why a layer stays in float."""
         self.ctx.remark("missed", op, "stays in float: " + reason, *args)

@@ -1,7 +1,9 @@
 """Cross-layer equalization: channels of different range come to share a scale well.
 
 ``W2 f(W1 x + b1) == (W2 S) f(S^-1 (W1 x + b1))`` for ``S`` diagonal and positive, where
-``f(s x) = s f(x)``: nothing, ``relu``, ``leaky_relu`` (Nagel et al. 2019). A tensor has one scale
+``f(s x) = s f(x)``: nothing, ``relu``, ``leaky_relu`` (Nagel et al. 2019). Before ``W2`` may also
+stand a layer normalization, whose scale and bias are divided by ``S`` (SmoothQuant, Xiao et al.
+2022). A tensor has one scale
 for all channels, so its small ones are rounded as coarsely as its largest; ``S`` makes them alike,
 and the next weights take it, which have scales of their own. How far to go is chosen for each
 tensor, by the noise that activations and weights are expected to add. ``S`` holds powers of two, so
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from lepton_ir.tensors import Tensor
 
 Array = np.ndarray[Any, Any]
+
+NORMS = frozenset({"layer_normalization", "rms_normalization"})
+"""Normalizations that scale each channel of their result."""
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the difference between channels that go to the weights; the rest stays."""
@@ -77,7 +82,8 @@ def equalize_module(run: Run, feeds: Feeds) -> None:
 
 def equalize(run: Run, plan: Plan, feeds: Feeds) -> None:
     """Scale the channels of planned tensors between layers where that lowers the noise."""
-    links = [link for op in plan.ops if (link := _link(plan, op)) is not None]
+    makers = [op for op in run.module.main.block.ops if op in plan.inputs or op.name in NORMS]
+    links = [link for op in makers if (link := _link(plan, op)) is not None]
     if not links:
         return
     _measure(run, links, feeds)
@@ -88,36 +94,49 @@ def equalize(run: Run, plan: Plan, feeds: Feeds) -> None:
 
 
 def _link(plan: Plan, op: Op) -> Link | None:
-    if op.name not in LAYERS or not _own_constants(op):
+    if op.name not in (*LAYERS, *NORMS) or not _own_constants(op):
         return None
-    (value,) = plan.outputs[op]
+    if op.name in NORMS and not _scales_last(op):
+        return None
+    value = op.results[0]
+    if op in plan.outputs:
+        (value,) = plan.outputs[op]
     while value.use_count == 1:
         (user,) = value.users
         if user.name not in ("relu", "leaky_relu") or user.block is not op.block:
             break
         value = user.result
-    if op.result is not value and op.result.use_count != 1:
+    if op.results[0] is not value and op.results[0].use_count != 1:
         return None
-    if value is not op.result and value.op is not None and value.op.name == "clip":
+    if value is not op.results[0] and value.op is not None and value.op.name == "clip":
         return None
     readers = list(dict.fromkeys(value.users))
     for reader in readers:
         fits = reader in plan.inputs and reader.name in LAYERS and _own_constants(reader)
         if not fits or reader.operands[0] is not value or value in reader.operands[1:]:
             return None
-    channels = _rows(op).shape[0]
+    channels = _weight(op).size if op.name in NORMS else _rows(op).shape[0]
     if not readers or any(_columns(r, channels) is None for r in readers):
         return None
     zeros = np.zeros(channels)
     return Link(op, value, readers, zeros, zeros.copy(), zeros.copy())
 
 
+def _scales_last(op: Op) -> bool:
+    """Return whether a normalization scales the channels of its last axis."""
+    rank = op.operands[0].rank if op.operands[0] is not None else None
+    return rank is not None and op.attr("axis") in (-1, rank - 1) and _weight(op).ndim == 1
+
+
 def _own_constants(op: Op) -> bool:
-    """Return whether a layer's weight and bias are constants that nothing else reads."""
-    held = [v for v in op.operands[1:3] if v is not None]
-    return all(v.use_count == 1 for v in held) and all(
-        float_constant(op, i) is not None for i in range(1, len(op.operands)) if op.operands[i]
-    )
+    """Return whether weight and bias are constants, and nothing else reads the weight.
+
+    Vectors that others read too are written again, scaled; they are small.
+    """
+    weight = op.operands[1]
+    alone = op.name in NORMS or (weight is not None and weight.use_count == 1)
+    held = (i for i in range(1, len(op.operands)) if op.operands[i] is not None)
+    return alone and all(float_constant(op, i) is not None for i in held)
 
 
 def _weight(op: Op) -> Array:
@@ -219,7 +238,7 @@ def _noise(run: Run, link: Link, columns: list[Array], scale: Array) -> float:
     step = float((link.high / scale).max() - (link.low / scale).min()) / 255
     square = link.square / scale**2
     added = np.minimum(step**2, 12 * square)
-    if not run.per_channel:
+    if not run.per_channel and link.maker.name in LAYERS:
         rows = _rows(link.maker) / scale[:, None]
         power = float(square.sum() / max(np.square(rows).sum(), 1e-60))
         added += (rows.max() / 127) ** 2 * rows.shape[1] * power
@@ -240,8 +259,8 @@ def _noise(run: Run, link: Link, columns: list[Array], scale: Array) -> float:
 def _apply(link: Link, scale: Array) -> None:
     """Divide the maker's channels by ``scale``, and multiply the readers' columns with it."""
     maker = link.maker
-    axis, factors = weight_axis(maker), np.asarray(scale, np.float32)
-    rank = _weight(maker).ndim
+    axis = weight_axis(maker) if maker.name in LAYERS else 0
+    factors, rank = np.asarray(scale, np.float32), _weight(maker).ndim
     _replace(maker, 1, 1 / factors.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1)))
     if len(maker.operands) > 2 and maker.operands[2] is not None:
         bias = float_constant(maker, 2)

@@ -216,8 +216,8 @@ def _behind(build: Builder, value: Value) -> Builder:
 
 def _switch_weight(run: Run, op: Op, flag: Value) -> None:
     source, tensor = op.operands[1], float_constant(op, 1)
-    assert source is not None
-    assert tensor is not None
+    if source is None or tensor is None:
+        return  # a product of two activations
     weight = run.weight(source, weight_axis(op), forced=run.merges and op.name == "conv")
     assert weight is not None
     assert op.block is not None

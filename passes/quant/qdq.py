@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir.passes.quant.common import LAYERS, Editor, float_constant, new_layer, weight_axis
+from lepton_ir.passes.quant.common import LAYERS, Editor, float_constant, new_layer
 from lepton_ir.passes.quant.correct import corrected
 from lepton_ir.passes.quant.integers import (
     expand_hard,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.calibrate import Range
     from lepton_ir.passes.quant.common import Run
+    from lepton_ir.passes.quant.numbers import Weight
     from lepton_ir.passes.quant.static import Plan
     from lepton_ir.tensors import Tensor
 
@@ -43,6 +44,7 @@ class _Pairs:
         values: by what ``dequantize_linear`` gives, the value it stands for.
         returned: by value, what ``dequantize_linear`` gives, where the model returns it.
         means: by layer, of its input's channels, where biases are to be corrected.
+        rounded: by layer, its weight where it is not simply rounded to the nearest.
         weights: by source and scales, what ``dequantize_linear`` gives for them.
     """
 
@@ -55,9 +57,16 @@ class _Pairs:
     returned: dict[Value, Value] = field(default_factory=dict)
     weights: dict[tuple[Value, int], Value] = field(default_factory=dict)
     means: dict[Op, Array] = field(default_factory=dict)
+    rounded: dict[Op, Weight] = field(default_factory=dict)
 
 
-def insert_pairs(run: Run, plan: Plan, ranges: dict[Value, Range], means: dict[Op, Array]) -> None:
+def insert_pairs(
+    run: Run,
+    plan: Plan,
+    ranges: dict[Value, Range],
+    means: dict[Op, Array],
+    weights: dict[Op, Weight],
+) -> None:
     """Rewrite the main function as planned.
 
     Args:
@@ -65,8 +74,9 @@ def insert_pairs(run: Run, plan: Plan, ranges: dict[Value, Range], means: dict[O
         plan: what is quantized.
         ranges: by root value; they give the scales.
         means: of the inputs of layers whose bias is to be corrected.
+        weights: of layers that are not simply rounded to the nearest.
     """
-    state = _Pairs(run, plan, ranges, means=means)
+    state = _Pairs(run, plan, ranges, means=means, rounded=weights)
     readers: dict[Value, list[tuple[Op, int]]] = {}
     for op in plan.ops:
         for index in plan.inputs[op]:
@@ -183,7 +193,9 @@ def _layer(state: _Pairs, op: Op) -> None:
     source = op.operands[1]
     tensor = float_constant(op, 1)
     assert source is not None
-    assert tensor is not None
+    if tensor is None:
+        _product(state, op)
+        return
     given = op.operands[0]
     assert given is not None
     step = state.parameters[state.values[given]][0].scale
@@ -193,9 +205,11 @@ def _layer(state: _Pairs, op: Op) -> None:
     if merged is not None and run.activation_dtype(op).bits != 8:
         merged = None
     floor = None if bias is None else _floor(bias, step)
-    axis = weight_axis(op) if run.choice(op).per_channel is not False else None
-    weight = run.weight(source, axis, floor, forced=merged is not None)
+    weight = run.weight(source, run.axis(op), floor, forced=merged is not None)
     assert weight is not None
+    better = state.rounded.get(op)
+    if better is not None and np.array_equal(better.scale, weight.scale):
+        weight = better
     if bias is not None and op in state.means:
         mean = state.means[op]
         bias = DenseTensor(corrected(op, tensor.numpy(), weight, bias.numpy(), mean))
@@ -228,6 +242,15 @@ def _layer(state: _Pairs, op: Op) -> None:
         layer.result = state.returned.get(op.result, op.result)
     layer.output = layer.result.name or ""
     run.record(layer, *originals)
+
+
+def _product(state: _Pairs, op: Op) -> None:
+    """Note a product of two activations, which has neither weight nor bias."""
+    layer = new_layer(state.run, op, None, 0, 0)
+    layer.source = op.result
+    layer.result = state.returned.get(op.result, op.result)
+    layer.output = layer.result.name or ""
+    state.run.record(layer)
 
 
 def _floor(bias: Tensor, step: Array) -> Array:

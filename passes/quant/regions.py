@@ -108,9 +108,12 @@ def _elements(value: Value) -> int:
 
 def _saved(op: Op) -> float:
     weight = constant(op, 1) if op.name in LAYERS else None
+    elements = _elements(op.result)
+    if op.name == "matmul" and weight is None:
+        inner = (op.operands[0].shape or (FREE_DIM,))[-1] if op.operands[0] is not None else None
+        return GAIN * (inner if isinstance(inner, int) else FREE_DIM) * elements
     if weight is None:
         return 0.0
-    elements = _elements(op.result)
     if op.name == "conv":
         products = math.prod(weight.shape[1:])
         return (GAIN if op.attr("group") == 1 else GROUPED_GAIN) * products * elements

@@ -19,6 +19,7 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.diagnostics import UnsupportedError
+from lepton_ir.infer import const_tensor
 from lepton_ir.passes.quant.common import LAYERS, Editor, constant, float_constant, weight_axis
 from lepton_ir.passes.quant.qdq import insert_pairs
 from lepton_ir.passes.quant.regions import drop_islands
@@ -69,6 +70,7 @@ class Plan:
         source: by view result, the value whose scale it keeps.
         factor: by result of a product with one number, that number.
         constants: by join, the slots of its constant operands.
+        starts: operations that turn floats into integers themselves: layers, products.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -77,6 +79,7 @@ class Plan:
     source: dict[Value, Value] = field(default_factory=dict)
     factor: dict[Value, float] = field(default_factory=dict)
     constants: dict[Op, list[int]] = field(default_factory=dict)
+    starts: set[Op] = field(default_factory=set)
 
     def root(self, value: Value) -> Value:
         """Return the value whose range gives the scale of ``value``."""
@@ -88,6 +91,7 @@ class Plan:
         """Take operations out, and what they say about values."""
         self.ops = [op for op in self.ops if op not in ops]
         for op in ops:
+            self.starts.discard(op)
             for table in (self.inputs, self.constants):
                 table.pop(op, None)
             for value in self.outputs.pop(op, ()):
@@ -116,12 +120,15 @@ class Plan:
 
 def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> None:
     """Calibrate and quantize the main function's own block."""
+    from lepton_ir.passes.quant.adaround import adapt
     from lepton_ir.passes.quant.calibrate import calibrate
     from lepton_ir.passes.quant.correct import input_means
     from lepton_ir.passes.quant.narrow import narrow
 
     contrib = _needs_contrib(run)
     plan = make_plan(run) if plan is None else plan
+    if run.options.embeddings:
+        _quantize_tables(run)
     if not plan.ops:
         return
     roots = dict.fromkeys(plan.root(v) for v in plan.paired())
@@ -129,9 +136,18 @@ def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> None:
     ranges = calibrate(run, [v for v in roots if v not in fixed], feeds)
     narrow(plan, ranges)
     means = input_means(run, plan, feeds) if run.options.bias_correction else {}
-    insert_pairs(run, plan, ranges, means)
+    rounded = adapt(run, plan, feeds) if run.options.weights == "adaround" else {}
+    insert_pairs(run, plan, ranges, means, rounded)
     if contrib:
         _to_contrib(run)
+
+
+def _quantize_tables(run: Run) -> None:
+    from lepton_ir.passes.quant.weights import gather_layer
+
+    for op in list(run.module.main.block.ops):
+        if op.name == "gather":
+            gather_layer(run, op)
 
 
 def _needs_contrib(run: Run) -> bool:
@@ -182,6 +198,11 @@ def make_plan(run: Run) -> Plan:
         slots = _activation_slots(run, op, available, plan)
         if not slots:
             continue
+        if op.name in LAYERS:
+            plan.starts.add(op)
+            if is_product(op):
+                _pull_factor(run, op)
+                _take_factors(run, op, slots, plan)
         plan.ops.append(op)
         plan.inputs[op] = slots
         moves = op.name in VIEWS or op in _factors(op, slots)
@@ -214,10 +235,59 @@ def _factors(op: Op, slots: list[int]) -> dict[Op, dict[Value, float]]:
     return {op: {op.result: number}} if 1e-6 < number < 1e6 else {}
 
 
+def is_product(op: Op) -> bool:
+    """Return whether ``op`` multiplies two matrices of activations."""
+    return op.name == "matmul" and all(
+        x is not None and const_tensor(x) is None and x.dtype is dtypes.F32 and (x.rank or 0) > 1
+        for x in op.operands
+    )
+
+
+def _pull_factor(run: Run, op: Op) -> None:
+    """Move a product with a number from behind a product of activations to its first operand.
+
+    ``(a b) c == (a c) b``. There it is part of a scale; behind, onnxruntime computes it.
+    """
+    (user,) = op.result.users if op.result.use_count == 1 else (None,)
+    if user is None or user.block is not op.block:
+        return
+    slots = [i for i, v in enumerate(user.operands) if v is op.result]
+    factor = _factors(user, slots).get(user, {}).get(user.result)
+    if factor is None or not run.permitted("static-mul", user):
+        return
+    edit, old = Editor(op, "static-mul"), user.result
+    op.set_operand(0, edit.mul(op.operands[0], edit.const(np.float32(factor))))
+    old.replace_all_uses(op.result)
+    op.result.name, op.result.declared, op.result.meta = old.name, old.declared, old.meta
+    user.erase()
+
+
+def _take_factors(run: Run, op: Op, slots: list[int], plan: Plan) -> None:
+    """Plan products with a number, on the way into a product of activations, as part of a scale."""
+    for index in slots:
+        x = op.operands[index]
+        made = None if x is None else x.op
+        if made is None or x is None or x.use_count != 1 or made in plan.inputs:
+            continue
+        inner = [i for i, v in enumerate(made.operands) if const_tensor(v) is None]
+        factor = _factors(made, inner)
+        if not factor or made.block is not op.block or not run.permitted("static-mul", made):
+            continue
+        source = made.operands[inner[0]]
+        assert source is not None
+        plan.ops.append(made)
+        plan.starts.add(made)
+        plan.inputs[made], plan.outputs[made] = inner, [x]
+        plan.source[x] = source
+        plan.factor.update(factor[made])
+
+
 def _joins_gemm(op: Op) -> bool:
     """Return whether onnxruntime merges a matrix product with the bias that is added to it."""
     x, value = op.operands[0], op.result
     if op.name != "matmul" or value.use_count != 1 or x is None or x.shape is None:
+        return False
+    if constant(op, 1) is None:
         return False
     (user,) = value.users
     if user.name != "add" or not any(constant(user, i) is not None for i in range(2)):
@@ -268,6 +338,8 @@ def _as_pool(run: Run, op: Op, available: set[Value]) -> Op:
 
 
 def _activation_slots(run: Run, op: Op, available: set[Value], plan: Plan) -> list[int]:
+    if run.options.products and is_product(op):
+        return [0, 1]
     if op.name in LAYERS:
         reason = _layer_obstacle(run, op)
         if reason:
@@ -367,8 +439,7 @@ def _prune(run: Run, plan: Plan) -> None:
     given: set[Value] = set()
     refused: set[Op] = set()
     for op in plan.ops:
-        layer = op.name in LAYERS
-        fed = layer or all(op.operands[i] in given for i in plan.inputs[op])
+        fed = op in plan.starts or all(op.operands[i] in given for i in plan.inputs[op])
         if fed and run.permitted(f"static-{op.name}", op):
             given.update(plan.outputs[op])
         else:
@@ -383,7 +454,7 @@ def prune(plan: Plan) -> None:
         given: set[Value] = set()
         bad: set[Op] = set()
         for op in plan.ops:
-            if op.name in LAYERS or all(op.operands[i] in given for i in plan.inputs[op]):
+            if op in plan.starts or all(op.operands[i] in given for i in plan.inputs[op]):
                 given.update(plan.outputs[op])
             else:
                 bad.add(op)
