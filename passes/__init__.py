@@ -15,6 +15,7 @@ TABLE: dict[str, str] = {
     "fuse": "lepton_ir.passes.fuse:Fuse",
     "fuse_attention": "lepton_ir.passes.fuse.attention:FuseAttention",
     "fuse_ort": "lepton_ir.passes.fuse.ort:FuseOrt",
+    "group": "lepton_ir.passes.group:Group",
     "inline": "lepton_ir.passes.inline:Inline",
     "layout": "lepton_ir.passes.layout:Layout",
     "legalize": "lepton_ir.passes.legalize:Legalize",

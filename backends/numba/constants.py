@@ -41,6 +41,7 @@ class Constants:
             found = self._derived.get(key)
             if found is None:
                 found = self._derived[key] = np.asarray(make(), order="C")
+                found.flags.writeable = False
             return found
 
     @property
@@ -54,3 +55,11 @@ def aligned(nbytes: int, alignment: int = 64) -> np.ndarray[Any, Any]:
     raw = np.empty(nbytes + alignment, np.uint8)
     start = -raw.ctypes.data % alignment
     return raw[start : start + nbytes]
+
+
+def aligned_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """Return an uninitialized array that starts on a cache line."""
+    kind = np.dtype(dtype)
+    nbytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    found: np.ndarray[Any, Any] = aligned(nbytes).view(kind).reshape(shape)
+    return found

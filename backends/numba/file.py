@@ -225,7 +225,8 @@ class _Reader:
         op = Op(name, definition, operands, attrs, len(item["out"]), len(regions), location)
         op.node_name = item.get("node")
         op.symbols = item.get("symbols")
-        for region, inner in zip(op.regions, regions, strict=True):
+        for region, label, inner in zip(op.regions, definition.regions, regions, strict=True):
+            region.name = label
             self.block(inner, region.block, function)
         for result, (text, hint) in zip(op.results, item["out"], strict=True):
             result.type, result.name = self.type(text), hint

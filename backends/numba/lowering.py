@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import importlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from lepton_ir.backends.numba import kernels
 from lepton_ir.backends.numba.plan import (
@@ -33,7 +33,7 @@ from lepton_ir.backends.numba.plan import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from lepton_ir.backends.numba.codegen.library import Kernel
     from lepton_ir.backends.numba.machine import Machine
@@ -41,28 +41,52 @@ if TYPE_CHECKING:
     from lepton_ir.dtypes import DType
     from lepton_ir.ir import Op, Value
 
-_LOWERINGS: dict[str, list[Callable[[Lowering], None]]] = {}
+_LOWERINGS: dict[str, list[Candidate]] = {}
 
 
 class Declined(Exception):
     """A lowering does not take this operation; the message says why."""
 
 
-def lowers(*names: str) -> Callable[[Callable[[Lowering], None]], Callable[[Lowering], None]]:
-    """Register a lowering for operations; the latest one registered is tried first."""
+class Candidate(NamedTuple):
+    """A registered lowering.
+
+    Attributes:
+        lower: the function.
+        tail: whether it takes elementwise operations behind its own.
+    """
+
+    lower: Callable[[Lowering], None]
+    tail: bool
+
+
+def lowers(
+    *names: str, tail: bool = False
+) -> Callable[[Callable[[Lowering], None]], Callable[[Lowering], None]]:
+    """Register a lowering for operations; the latest one registered is tried first.
+
+    Args:
+        names: names of operations.
+        tail: whether it takes a group, its operation with elementwise ones behind it.
+    """
 
     def register(lower: Callable[[Lowering], None]) -> Callable[[Lowering], None]:
         for name in names:
-            _LOWERINGS.setdefault(name, []).insert(0, lower)
+            _LOWERINGS.setdefault(name, []).insert(0, Candidate(lower, tail))
         return lower
 
     return register
 
 
-def lowerings(name: str) -> list[Callable[[Lowering], None]]:
+def lowerings(name: str) -> list[Candidate]:
     """Return the lowerings of an operation, in the order in which they are tried."""
     _load()
     return _LOWERINGS.get(name, [])
+
+
+def takes_tail(name: str) -> bool:
+    """Return whether an operation may be followed by elementwise ones in one kernel."""
+    return any(c.tail for c in lowerings(name))
 
 
 @functools.cache
@@ -75,13 +99,20 @@ class Lowering:
     """One operation being lowered.
 
     Attributes:
-        op: the operation.
+        op: the operation, or the group.
+        anchor: the operation itself; of a group the one that is not elementwise, whose operands
+            the methods mean.
+        tail: the elementwise operations of a group, in order.
         machine: what the kernels are made for.
     """
 
-    def __init__(self, planner: Planner, op: Op) -> None:
+    def __init__(
+        self, planner: Planner, op: Op, anchor: Op | None = None, tail: Sequence[Op] = ()
+    ) -> None:
         self._planner = planner
         self.op = op
+        self.anchor = anchor or op
+        self.tail = tail
         self.machine: Machine = planner.machine
 
     # -- asking ------------------------------------------------------------------------------------
@@ -96,11 +127,11 @@ class Lowering:
 
     def has(self, index: int) -> bool:
         """Return whether operand ``index`` is present."""
-        return index < len(self.op.operands) and self.op.operands[index] is not None
+        return index < len(self.anchor.operands) and self.anchor.operands[index] is not None
 
     def operand(self, index: int) -> Tensor:
         """Return where operand ``index`` lies, in whatever layout."""
-        value = self.op.operands[index] if index < len(self.op.operands) else None
+        value = self.anchor.operands[index] if index < len(self.anchor.operands) else None
         if value is None:
             self.decline(f"operand {index} is absent")
         return self.tensor(value)
@@ -114,7 +145,7 @@ class Lowering:
 
     def known(self, index: int) -> Array | None:
         """Return operand ``index`` when its data is known now (constants, shapes)."""
-        value = self.op.operands[index] if index < len(self.op.operands) else None
+        value = self.anchor.operands[index] if index < len(self.anchor.operands) else None
         return None if value is None else self._planner.known(value)
 
     def known_value(self, value: Value) -> Array | None:
@@ -170,7 +201,7 @@ class Lowering:
             form: says what ``pack`` does; one form of a constant is made once a session.
             pack: makes the form from the operand's data.
         """
-        value = self.op.operands[index]
+        value = self.anchor.operands[index]
         return None if value is None else self.packed_value(value, form, pack)
 
     def packed_value(

@@ -9,7 +9,7 @@ import numpy as np
 
 from lepton_ir import dims, dtypes
 from lepton_ir.backends.numba import memory, regions
-from lepton_ir.backends.numba.lowering import Declined, Lowering, lowerings
+from lepton_ir.backends.numba.lowering import Declined, Lowering, lowerings, takes_tail
 from lepton_ir.backends.numba.plan import (
     Array,
     Boxed,
@@ -30,7 +30,7 @@ from lepton_ir.tensors import from_array
 from lepton_ir.types import TensorType, Type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from lepton_ir.backends.numba.constants import Constants
     from lepton_ir.backends.numba.machine import Machine
@@ -77,6 +77,8 @@ class Planner:
         self._hints: list[tuple[int, Buffer, Buffer]] = []
         self._types: dict[Op, list[Found]] = {}
         self._status: Buffer | None = None
+        self._journal: list[tuple[Value, Place | None]] = []
+        self._holders: dict[int, list[Value]] = {}
 
     # -- the walk ----------------------------------------------------------------------------------
 
@@ -98,68 +100,68 @@ class Planner:
         """Add one operation; return whether all that follows can be planned."""
         if op.name == "const" or self._evaluate(op):
             return True
-        reason = self._lower_natively(op)
-        if reason is None:
-            return True
         if op.name == "fused":
-            return self._inline(op)
+            return self._lower_group(op)
+        reason = "control flow"
+        if not op.regions:
+            lowered = self._try(op, op, ())
+            if lowered is None:
+                return True
+            reason = lowered
         return self._call_python(op, reason)
 
-    def _lower_natively(self, op: Op) -> str | None:
+    def _lower_group(self, op: Op) -> bool:
+        """Add a group as one kernel; else its operations one by one."""
+        inner = [o for o in op.regions[0].block.ops if o.name not in ("const", "yield")]
+        anchor = next((o for o in inner if takes_tail(o.name)), None)
+        tail = [o for o in inner if o is not anchor]
+        if anchor is not None and self._try(op, anchor, tail) is None:
+            return True
+        if anchor is None and tail and self._try(op, op, tail) is None:
+            return True
+        for o in op.regions[0].block.ops:
+            if o.name == "yield":
+                for result, value in zip(op.results, o.operands, strict=True):
+                    assert value is not None
+                    self.state.places[result] = self.place(value)
+            elif not self.lower(o):
+                raise LeptonError("a group has a shape that depends on data", code="plan")
+        return True
+
+    def _try(self, op: Op, anchor: Op, tail: Sequence[Op]) -> str | None:
         """Try the lowerings; return why none took the operation, ``None`` when one did."""
-        if op.regions and op.name != "fused":
-            return "control flow"
         reason = "no kernel for this operation"
-        candidates = lowerings(op.name)
-        if candidates and self._is_empty(op):
+        candidates = [c for c in lowerings(anchor.name) if c.tail or not tail or anchor is op]
+        if candidates and self._is_empty(op, anchor):
             return "an empty tensor"
-        for lower in candidates:
+        for candidate in candidates:
             mark = (len(self.segment.steps), len(self._buffers), len(self._hints))
-            places = dict(self.state.places) if len(candidates) > 1 else None
+            del self._journal[:]
             try:
-                lower(Lowering(self, op))
+                candidate.lower(Lowering(self, op, anchor, tail))
             except Declined as declined:
                 reason = str(declined)
                 del self.segment.steps[mark[0] :]
                 del self._buffers[mark[1] :]
                 del self._hints[mark[2] :]
-                self._undo(mark[0], places)
+                self._undo(mark[0])
             else:
                 return None
         return reason
 
-    def _undo(self, row: int, places: dict[Value, Place | None] | None) -> None:
+    def _undo(self, row: int) -> None:
         """Forget what a declined lowering touched."""
-        if places is not None:
-            self.state.places = places
+        for value, before in reversed(self._journal):
+            self.state.places[value] = before
         for buffer in self._buffers:
             buffer.last = min(buffer.last, row - 1)
 
-    def _is_empty(self, op: Op) -> bool:
+    def _is_empty(self, op: Op, anchor: Op) -> bool:
         results = self.result_types(op)
         if any(r is not None and 0 in r[1] for r in results):
             return True
-        places = [self.place(v) for v in op.operands if v is not None]
+        places = [self.place(v) for v in anchor.operands if v is not None]
         return any(isinstance(p, Tensor) and p.size == 0 for p in places)
-
-    def _inline(self, op: Op) -> bool:
-        """Plan the operations of a fused group one by one."""
-        block = op.regions[0].block
-        for arg, value in zip(block.args, op.operands, strict=True):
-            assert value is not None
-            self.state.places[arg] = self.place(value)
-            known = self.known(value)
-            if known is not None:
-                self.state.known[arg] = known
-        for inner in block.ops:
-            if inner.name == "yield":
-                for result, value in zip(op.results, inner.operands, strict=True):
-                    assert value is not None
-                    self.state.places[result] = self.place(value)
-                return True
-            if not self.lower(inner):
-                raise LeptonError("a fused group has a shape that depends on data", code="plan")
-        raise LeptonError("a fused group has no end", code="plan")
 
     # -- values known while planning ---------------------------------------------------------------
 
@@ -184,7 +186,7 @@ class Planner:
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return None
         array = np.array(items, value.dtype.numpy)
-        found: Array = array.reshape(()) if value.rank == 0 else array
+        found = _frozen(array.reshape(()) if value.rank == 0 else array)
         self.state.known[value] = found
         return found
 
@@ -218,7 +220,7 @@ class Planner:
         if not all(isinstance(r, np.ndarray) and r.dtype != object for r in results):
             return False
         for value, found in zip(op.results, results, strict=False):
-            self.state.known[value] = np.array(found, order="C")
+            self.state.known[value] = _frozen(np.array(found, order="C"))
         return True
 
     def _is_small(self, op: Op) -> bool:
@@ -236,7 +238,7 @@ class Planner:
             return False
         start, end = op.attr("start"), op.attr("end")
         shape = place.shape[slice(start, end)]
-        self.state.known[op.results[0]] = np.array(shape, np.int64)
+        self.state.known[op.results[0]] = _frozen(np.array(shape, np.int64))
         return True
 
     # -- shapes ------------------------------------------------------------------------------------
@@ -311,7 +313,9 @@ class Planner:
 
     def set(self, value: Value, t: Tensor) -> None:
         """Say where ``value`` lies."""
+        self._journal.append((value, self.state.places.get(value)))
         self.state.places[value] = t
+        self._holders.setdefault(id(t), []).append(value)
 
     def buffer(self, nbytes: int) -> Buffer:
         """Return a new buffer of this segment."""
@@ -341,9 +345,9 @@ class Planner:
         from lepton_ir.backends.numba.kernels.copy import copy_tensor
 
         made = copy_tensor(Lowering(self, op), t)
-        for value, place in self.state.places.items():
-            if place is t:
-                self.state.places[value] = made
+        for value in self._holders.get(id(t), ()):
+            if self.state.places[value] is t:
+                self.set(value, made)
         return made
 
     def status(self) -> Ref:
@@ -497,6 +501,12 @@ class Planner:
         for slot, index in last.items():
             if slot not in kept:
                 self.segment.drops.setdefault(index, []).append(slot)
+
+
+def _frozen(array: Array) -> Array:
+    """Return an array that nobody may change: results are copied from it."""
+    array.flags.writeable = False
+    return array
 
 
 def _may_be_tensor(type_: Type) -> bool:

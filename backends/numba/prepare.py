@@ -32,6 +32,6 @@ def prepare(model: Module | str | os.PathLike[str] | bytes, passes: str = "O2") 
         passes: pipeline that runs first, ``""`` for none.
     """
     module = clone_module(model) if isinstance(model, Module) else api.load(model)
-    steps: Sequence[str] = ["inline", *filter(None, [passes])]
+    steps: Sequence[str] = ["inline", *filter(None, [passes]), "group"]
     api.run_passes(module, ",".join(steps), target="numba")
     return module

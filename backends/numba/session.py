@@ -96,14 +96,8 @@ class Session:
         arrays = self._check_feeds(input_feed)
         with self._lock:
             results = self._plans.run(arrays)
-        given = {id(a) for a in arrays if isinstance(a, np.ndarray)}
-        found = []
-        for i in chosen:
-            result = results[i]
-            if isinstance(result, np.ndarray) and (id(result) in given or not _is_free(result)):
-                result = np.array(result, order="C")
-            found.append(result)
-        return found
+        taken = {id(_root(a)) for a in arrays}
+        return [_independent(results[i], taken) for i in chosen]
 
     def call(self, vm: Any, table: int, count: int) -> None:
         """Run ``count`` rows of a table of kernel calls."""
@@ -164,9 +158,22 @@ def _refuse_unknown(module: Module) -> None:
             )
 
 
-def _is_free(array: np.ndarray[Any, Any]) -> bool:
-    """Return whether nobody else may change the array: it, or its only base, was made for us."""
-    return array.flags.writeable and array.flags.c_contiguous
+def _root(array: Any) -> Any:
+    """Return the array whose memory a view shows."""
+    while isinstance(array, np.ndarray) and isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def _independent(result: Any, taken: set[int]) -> Any:
+    """Return a result that shares no memory with feeds, constants and other results."""
+    if not isinstance(result, np.ndarray):
+        return result
+    root = _root(result)
+    if id(root) in taken or not root.flags.writeable or not result.flags.c_contiguous:
+        return np.array(result, order="C")
+    taken.add(id(root))
+    return result
 
 
 def _positions(names: Sequence[str], wanted: Sequence[str] | None) -> list[int]:

@@ -39,6 +39,12 @@ class NumbaTarget:
         definition = opdef.lookup(name)
         return definition is not None and definition.meaning is not None
 
+    def role(self, op: Op) -> str:
+        """Return what ``op`` may be in a group: ``elementwise``, ``anchor`` or nothing."""
+        from lepton_ir.backends.numba.kernels.roles import role
+
+        return role(op)
+
     def quant(self, key: str) -> Any:
         """Return a preference for quantization, ``None`` if there is none."""
         return _QUANT.get(key)

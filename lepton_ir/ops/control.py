@@ -343,3 +343,22 @@ def sequence_map(input_sequence: Any, *additional: Any, body: Any) -> tuple[Any,
         for column, row in zip(columns, body(item, *extra), strict=True):
             column.append(row)
     return tuple(columns)
+
+
+def _infer_fused(ctx: InferContext) -> list[Type]:
+    block = ctx.region("body").block
+    infer_block(block)
+    yielded = _yield_types(block)
+    if len(yielded) != ctx.num_results:
+        ctx.fail("C1", f"the body yields {len(yielded)} values for {ctx.num_results} results")
+    return yielded
+
+
+@op("fused() -> ys*", infer=_infer_fused, regions=("body",))
+def fused(*, body: Any) -> tuple[Any, ...]:
+    """Evaluate a region that a backend runs as one kernel; it reads outer values directly.
+
+    C1  the body yields one value per result
+    """
+    found: Body = body
+    return found()

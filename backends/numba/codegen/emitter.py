@@ -73,7 +73,8 @@ class Emitter:
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
         self.machine = machine
         self.lanes = machine.lanes
-        self.table, self.tid, self.threads = function.args
+        if isinstance(function.args[0].type, ir.PointerType):
+            self.table, self.tid, self.threads = function.args
 
     # -- arguments, addresses, memory --------------------------------------------------------------
 
@@ -263,6 +264,42 @@ class Emitter:
             return []
 
         self.loop(stop, [], run, start=start, step=step)
+
+    def subroutine(
+        self, name: str, count: int, body: Callable[[Emitter, list[Val]], object]
+    ) -> Val:
+        """Emit a function of ``count`` integers that is called from this kernel only."""
+        function = ir.Function(self.module, ir.FunctionType(VOID, [I64] * count), name)
+        function.linkage = "internal"
+        inner = Emitter(function, self.machine)
+        body(inner, list(function.args))
+        inner.b.ret_void()
+        return function
+
+    def choose(
+        self,
+        condition: Val,
+        then: Callable[[], Sequence[Val]],
+        otherwise: Callable[[], Sequence[Val]],
+    ) -> list[Val]:
+        """Emit one of two computations; return their results, as many as both have."""
+        b = self.b
+        yes, no, done = (b.append_basic_block(n) for n in ("then", "else", "chosen"))
+        b.cbranch(condition, yes, no)
+        ends = []
+        for block, compute in ((yes, then), (no, otherwise)):
+            b.position_at_end(block)
+            found = list(compute())
+            ends.append((found, b.block))
+            b.branch(done)
+        b.position_at_end(done)
+        results = []
+        for pair in zip(*(found for found, _ in ends), strict=True):
+            phi = b.phi(pair[0].type)
+            for value, (_, block) in zip(pair, ends, strict=True):
+                phi.add_incoming(value, block)
+            results.append(phi)
+        return results
 
     def share(self, count: Val) -> tuple[Val, Val]:
         """Return this thread's half-open share of ``range(count)``."""

@@ -5,5 +5,8 @@ A new family is a new module and one row here; the engine needs no change.
 
 from __future__ import annotations
 
-MODULES: tuple[str, ...] = ("lepton_ir.backends.numba.kernels.elementwise",)
+MODULES: tuple[str, ...] = tuple(
+    f"lepton_ir.backends.numba.kernels.{name}"
+    for name in ("elementwise", "gemm", "views", "rows", "gather", "reduce")
+)
 """Modules that register lowerings and emitters when imported (see :mod:`..lowering`)."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lepton_ir.backends.numba.codegen.expression import STORED, Expression
+import numpy as np
+
+from lepton_ir.backends.numba.codegen.expression import STORED, Expression, Step
 from lepton_ir.backends.numba.kernels.elementwise import call_strided
 
 if TYPE_CHECKING:
     from lepton_ir.backends.numba.lowering import Lowering
-    from lepton_ir.backends.numba.plan import Tensor
+    from lepton_ir.backends.numba.plan import Array, Tensor
 
 
 def copy_tensor(lo: Lowering, t: Tensor) -> Tensor:
@@ -31,3 +34,12 @@ def copy_type(t: Tensor) -> str:
     if t.dtype.name in STORED and t.dtype.kind in ("int", "uint"):
         return t.dtype.name
     return f"i{8 * t.itemsize}"
+
+
+def fill(lo: Lowering, target: Tensor, value: Array) -> None:
+    """Write one value to every element of a plain tensor."""
+    dtype = copy_type(target)
+    bits = np.asarray(value, target.dtype.numpy).reshape(1).view(f"i{target.itemsize}")
+    step = Step("const", f"i{8 * target.itemsize}", (), (int(bits[0]),))
+    expression = Expression((), (replace(step, dtype=dtype),), (0,))
+    call_strided(lo, expression, [], [target], target.shape)

@@ -195,10 +195,19 @@ def _number(value: Any) -> float | int:
 # -- lowering --------------------------------------------------------------------------------------
 
 
+@lowers("fused", tail=True)
+def _lower_group(lo: Lowering) -> None:
+    """Lower a group of elementwise operations."""
+    translation = Translation(lo)
+    number = 0
+    for op in lo.tail:
+        number = translation.add(op)
+    lower_expression(lo, translation, [number])
+
+
 def _lower_one(lo: Lowering) -> None:
     translation = Translation(lo)
-    translation.add(lo.op)
-    lower_expression(lo, translation, [len(translation.steps) - 1])
+    lower_expression(lo, translation, [translation.add(lo.op)])
 
 
 for _op in (*TABLE, "clip"):

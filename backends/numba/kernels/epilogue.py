@@ -1,0 +1,114 @@
+"""Epilogues: the elementwise operations that a kernel applies to its results in registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lepton_ir.backends.numba.codegen.emitter import Emitter, Val, vector
+from lepton_ir.backends.numba.codegen.expression import (
+    Expression,
+    from_memory,
+    memory_type,
+    to_memory,
+)
+from lepton_ir.backends.numba.kernels.elementwise import Translation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lepton_ir.backends.numba.lowering import Lowering
+    from lepton_ir.backends.numba.plan import Tensor
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What becomes of an accumulator before it is stored.
+
+    Attributes:
+        expression: its input 0 is the accumulator, the others are operands.
+        modes: for each operand ``v``: it runs along with the vector, or ``s``: one value for all.
+    """
+
+    expression: Expression
+    modes: str
+
+    @property
+    def result(self) -> str:
+        """Element type that is stored."""
+        return self.expression.output_types[0]
+
+
+PLAIN = Epilogue(Expression(("f32",), (), (0,)), "")
+"""Stores the accumulator as it is."""
+
+
+def translate(
+    lo: Lowering, first: Callable[[Translation, int], int] | None = None
+) -> tuple[Expression, list[Tensor]]:
+    """Translate the operations behind the anchor of a group.
+
+    Args:
+        lo: the group, or a single operation.
+        first: adds steps between the accumulator and those operations; returns their result.
+
+    Returns:
+        The expression, and the operands that it reads besides the accumulator.
+
+    Raises:
+        Declined: an operation cannot be part of an epilogue.
+    """
+    translation = Translation(lo)
+    anchor = lo.anchor.results[0]
+    number = translation.input(anchor, "f32")
+    if first is not None:
+        number = first(translation, number)
+        translation.define(anchor, number)
+    for op in lo.tail:
+        number = translation.add(op)
+    expression = translation.finish([number])
+    return expression, [lo.tensor(v) for v in translation.leaves[1:]]
+
+
+def emit_tile_row(
+    e: Emitter,
+    epilogue: Epilogue,
+    accumulator: Val,
+    operands: Sequence[Val],
+    offset: int,
+    mask: Val = None,
+) -> Val:
+    """Apply an epilogue to one vector of accumulators.
+
+    Args:
+        e: the emitter.
+        epilogue: what is applied.
+        accumulator: the vector.
+        operands: pointers to the operands of the tile's row.
+        offset: elements from the start of the row.
+        mask: lanes that exist, when not all do.
+
+    Returns:
+        The vector in the form in which it is stored.
+    """
+    lanes = accumulator.type.count
+    values = [accumulator]
+    for pointer, mode, dtype in zip(
+        operands, epilogue.modes, epilogue.expression.inputs[1:], strict=True
+    ):
+        element = memory_type(dtype, e.machine)
+        if mode == "s":
+            value = from_memory(e, e.load(pointer, element), dtype)
+            values.append(e.splat(value, lanes))
+            continue
+        place = e.off(pointer, offset * itemsize(dtype))
+        type_ = vector(element, lanes)
+        loaded = e.load(place, type_) if mask is None else e.load_masked(place, type_, mask)
+        values.append(from_memory(e, loaded, dtype))
+    (found,) = epilogue.expression.emit(e, values, lanes)
+    return to_memory(e, found, epilogue.result)
+
+
+def itemsize(dtype: str) -> int:
+    """Return the bytes of an element."""
+    return 1 if dtype == "bool" else int(dtype.lstrip("biuf")) // 8
