@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from lepton_ir.interp import run_list
 from lepton_ir.pipeline import PassManager, Pipeline
 from lepton_ir.testing.golden import GoldenCase, read_golden
 from lepton_ir.text.parse import parse_module
+from lepton_ir.tools.docgen import own_passes
+from lepton_ir.tools.rules import catalogue
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -98,3 +101,78 @@ def test_odd_sizes(stem: str, case: GoldenCase, size: int) -> None:
     for want, got in zip(wanted, run_list(after, given), strict=True):
         assert (want.shape, want.dtype) == (got.shape, got.dtype)
         np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol)
+
+
+_UNTYPED = re.compile(r"const\(\) \{value=(-?[\d.e+-]*\.[\d.e+-]*|-?inf|\[[^\[\]]*\.[^\[\]]*\])\}$")
+
+
+def in_dtype(text: str, dtype: str) -> str:
+    """Return a case's text with other floats than f32."""
+
+    def typed(line: str) -> str:
+        found = _UNTYPED.search(line)
+        if found is None:
+            return line.replace("f32[", f"{dtype}[")
+        size = found[1].count(",") + 1 if found[1].startswith("[") else ""
+        return f"{line} : {dtype}[{size}]"
+
+    return "\n".join(map(typed, text.split("\n")))
+
+
+FLOAT_CASES = [
+    (stem, case)
+    for stem, case in CASES
+    if case.single("TARGET") is None and "f16[" not in "".join(case.head)
+]
+
+
+@pytest.mark.parametrize("dtype", ["f64", "f16"])
+@pytest.mark.parametrize(
+    ("stem", "case"), FLOAT_CASES, ids=[f"{stem}-{case.name}" for stem, case in FLOAT_CASES]
+)
+def test_other_floats(stem: str, case: GoldenCase, dtype: str) -> None:
+    text = in_dtype("\n".join(case.head), dtype)
+    try:
+        before = parse_module(text)
+    except LeptonError:
+        pytest.skip("the case mixes types")
+    module = clone_module(before)
+    PassManager(PassContext()).run(Pipeline.parse(str(case.single("RUN"))), module)
+    given = feeds_of(before, 8)
+    try:
+        wanted = run_list(before, given)
+    except LeptonError:
+        return  # the source does not take this size
+    rtol = 1e-6 if dtype == "f64" else 3e-2
+    for want, got in zip(wanted, run_list(module, given), strict=True):
+        assert (want.shape, want.dtype) == (got.shape, got.dtype)
+        scale = np.nanmax(np.abs(want.astype(np.float64)), initial=1.0)
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * scale)
+
+
+# -- docs/patterns.md ------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "patterns.md"
+ROWS = [
+    [cell.strip() for cell in line[1:-1].split("|")]
+    for line in PAGE.read_text("utf-8").split("\n")
+    if line.startswith("| ") and not line.startswith(("| Pattern", "| ---"))
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: r[0])
+def test_rows_name_rules_that_exist_or_say_why_there_is_none(row: list[str]) -> None:
+    assert len(row) == 4
+    _, _, rules, remark = row
+    passes, _ = own_passes()
+    known = {report.name for report in catalogue()} | set(passes)
+    named = re.findall(r"`([^`]+)`", rules)
+    assert set(named) <= known
+    assert named or remark.strip()
+
+
+def test_every_fusion_is_in_the_table() -> None:
+    named = set(re.findall(r"`(\w+)`", PAGE.read_text("utf-8")))
+    for report in catalogue():
+        if any(key.startswith(("fuse/", "fuse_ort/", "layout/")) for key in report.keys):
+            assert report.name in named, f"docs/patterns.md does not name {report.name}"
