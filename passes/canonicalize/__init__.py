@@ -38,6 +38,7 @@ class Canonicalize(RewritePass, name="canonicalize"):
         "lepton_ir.passes.canonicalize.computed",
         "lepton_ir.passes.canonicalize.moves",
         "lepton_ir.passes.canonicalize.regions",
+        "lepton_ir.passes.canonicalize.unroll",
     )
 
     def run(self, module: Module, ctx: PassContext) -> None:
