@@ -39,6 +39,7 @@ class Canonicalize(RewritePass, name="canonicalize"):
         "lepton_ir.passes.canonicalize.moves",
         "lepton_ir.passes.canonicalize.regions",
         "lepton_ir.passes.canonicalize.unroll",
+        "lepton_ir.passes.canonicalize.sequences",
     )
 
     def run(self, module: Module, ctx: PassContext) -> None:
