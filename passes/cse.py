@@ -24,11 +24,20 @@ _SMALL = 256
 _HASHED = 1 << 16
 """Bytes up to which a hash is: larger constants are few enough to be compared."""
 
+_SHAPE_CHAIN = frozenset(
+    {"gather", "slice", "split", "squeeze", "unsqueeze", "concat", "cast", "identity", "add", "sub"}
+    | {"mul", "div", "min", "max", "reduce_prod"}
+)
+"""Operations by which a shape becomes another one."""
+
+_SHAPE_DEPTH, _SHAPE_USES = 6, 16
+
 
 @dataclass(frozen=True)
 class Cse(Pass, name="cse"):
     """Merge equal operations without effects, and constants with equal data.
 
+    Shapes are equal when inference proves their elements to be, unless they go into a reshape.
     Random and opaque operations are never merged. Constants are equal when type and bits are;
     large ones are compared by sample first and streamed.
     """
@@ -74,6 +83,10 @@ def _replace(op: Op, earlier: Op) -> None:
 
 def _twin(op: Op, table: Table) -> Op | None:
     assert op.definition is not None
+    if op.name == "shape":
+        content = op.results[0].content
+        if content is not None and None not in content and not _reshapes(op, _SHAPE_DEPTH):
+            return table.setdefault(("shape", content), op)  # type: ignore[no-any-return]
     operands = [None if v is None else id(v) for v in op.operands]
     if "commutative" in op.definition.traits and len(operands) == 2:
         operands.sort(key=lambda i: i or 0)
@@ -81,6 +94,22 @@ def _twin(op: Op, table: Table) -> Op | None:
     key = (op.name, tuple(operands), attrs)
     found: Op = table.setdefault(key, op)
     return found
+
+
+def _reshapes(op: Op, depth: int) -> bool:
+    """Return whether a shape goes into a reshape, or may.
+
+    There runtimes look for the shape of what is reshaped, not for that of another tensor.
+    """
+    for result in op.results:
+        if result.use_count > _SHAPE_USES or not depth:
+            return True
+        for user in result.users:
+            if user.name in _SHAPE_CHAIN and _reshapes(user, depth - 1):
+                return True
+            if user.name in ("reshape", "return", "yield") or user.regions:
+                return True
+    return False
 
 
 def attr_key(value: Any) -> Any:

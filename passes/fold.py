@@ -69,12 +69,19 @@ _NEVER = {
 
 
 COPY_BYTES = 1 << 16
-"""Bytes of a result that may be made of constants which something else reads as well: the file
-grows, and a runtime folds at load."""
+"""Bytes that results made of large constants may take up more than the constants they replace: a
+table looked up by a constant, a transpose of a weight that something else reads. The file would
+grow to save a node that runtimes evaluate at load."""
 
 COPY_SHARE = 0.01
 """The same as a share of all constants; the larger of both counts."""
 
+_COPY_RATIO = 8
+"""How many times its operands' size a result may have and still be made of them; what is larger is
+generated: masks, ranges, anchors."""
+
+_USE_LIMIT = 64
+"""Readers of a constant that are looked at."""
 
 _STORED = frozenset({"convert/storage", "quant/static-bias-scale"})
 """Rules whose results are left for the runtime to compute, since a file holds them in fewer bytes:
@@ -145,7 +152,7 @@ class Fold(Pass, name="fold"):
             if value is None:
                 tensors.append(None)
                 continue
-            tensor = const_tensor(value)
+            tensor = _tensor(value)
             if tensor is None or isinstance(tensor, ElidedTensor):
                 return
             tensors.append(tensor)
@@ -163,11 +170,11 @@ class Fold(Pass, name="fold"):
                 "missed", op, "not folded: {} bytes from {} are over the budget", size, inputs
             )
             return
-        # A constant that something else reads as well stays in the module.
-        freed = sum(t.nbytes for v, t in constants.items() if _only_read_by(v, op))
+        freed = sum(t.nbytes for v, t in constants.items() if not _stays(v, op))
         growth = max(size - freed, 0)
-        if growth > COPY_BYTES and 2 * (inputs - freed) >= size and growth > self._copies(ctx, op):
-            ctx.remark("missed", op, "not folded: other readers keep what it is a copy of")
+        copied = growth if _COPY_RATIO * inputs >= size else 0
+        if copied and ctx.data.get("fold_copied", 0) + copied > self._copies(ctx, op):
+            ctx.remark("missed", op, "not folded: the file would grow by {} bytes", copied)
             return
         if ctx.fold_bytes + growth > self.total:
             ctx.note_once(
@@ -189,18 +196,19 @@ class Fold(Pass, name="fold"):
         if arrays is None or not ctx.allow("fold", op):
             return
         ctx.fold_bytes += growth
+        ctx.data["fold_copied"] = ctx.data.get("fold_copied", 0) + copied
         _mark(op.results, stale)
         _replace(op, arrays, "fold")
 
     @staticmethod
     def _copies(ctx: PassContext, op: Op) -> float:
-        """Bytes that a copy of a constant may have in the module of ``op``."""
+        """Bytes that copies of constants may add to the module of ``op``."""
         found = ctx.data.get("fold_copies")
         if found is None:
             assert op.function is not None
             ops = (o for o in op.function.walk() if o.name == "const")
             sizes = (t.nbytes for o in ops if (t := const_tensor(o.result)) is not None)
-            found = ctx.data["fold_copies"] = COPY_SHARE * sum(sizes)
+            found = ctx.data["fold_copies"] = max(COPY_SHARE * sum(sizes), COPY_BYTES)
         return float(found)
 
     def _result_bytes(self, op: Op, given: list[Tensor]) -> int | None:
@@ -223,9 +231,31 @@ class Fold(Pass, name="fold"):
         return total
 
 
-def _only_read_by(value: Value, op: Op) -> bool:
-    """Return whether ``op`` alone reads ``value``."""
-    return value.use_count == sum(v is value for v in op.operands)
+def _tensor(value: Value) -> Tensor | None:
+    """Return a constant, also behind identities, as exporters share constants by."""
+    op = value.op
+    while op is not None and op.name == "identity" and not op.has_attr_refs:
+        inner = op.operands[0]
+        if inner is None:
+            return None
+        value, op = inner, inner.op
+    return const_tensor(value)
+
+
+def _stays(value: Value, op: Op) -> bool:
+    """Return whether something else than ``op`` needs a constant.
+
+    What folds, or only asks for its shape, does not.
+    """
+    if value.use_count > _USE_LIMIT:
+        return True
+    return any(u is not op and not _goes(u) for u in value.users)
+
+
+def _goes(op: Op) -> bool:
+    return op.name in ("shape", "size") or all(
+        v is None or _tensor(v) is not None for v in op.operands
+    )
 
 
 def _mark(results: list[Value], stale: set[Op]) -> None:

@@ -31,6 +31,7 @@ class Canonicalize(RewritePass, name="canonicalize"):
         "lepton_ir.passes.canonicalize.ranks",
         "lepton_ir.passes.canonicalize.signs",
         "lepton_ir.passes.canonicalize.states",
+        "lepton_ir.passes.canonicalize.fills",
         "lepton_ir.passes.canonicalize.reductions",
         "lepton_ir.passes.canonicalize.pieces",
         "lepton_ir.passes.canonicalize.spreads",
