@@ -12,7 +12,7 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.fuse._match import Scan, available, f32, made_by, settle, sole_user
+from lepton_ir.passes.fuse._match import Scan, available, ends_gelu, f32, made_by, settle, sole_user
 from lepton_ir.passes.fuse._weights import (
     Affine,
     affine_of,
@@ -213,6 +213,8 @@ def affine_before_bn(m: Match, rw: Rewriter) -> bool:
     assert isinstance(affine, Affine)
     if not np.all(affine.scale):
         return rw.fail("a factor is 0")
+    if ends_gelu(x):
+        return rw.fail("the factor belongs to a gelu, which runtimes recognise whole")
     with np.errstate(all="ignore"):
         centre = (constant(mean).astype(np.float64) - affine.shift) / affine.scale
         new = rounded(constant(gamma).astype(np.float64) * affine.scale, gamma.dtype)
