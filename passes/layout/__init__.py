@@ -28,6 +28,7 @@ class Layout(RewritePass, name="layout"):
         "lepton_ir.passes.canonicalize.views",
         "lepton_ir.passes.layout.moves",
         "lepton_ir.passes.layout.reshapes",
+        "lepton_ir.passes.layout.unstack",
     )
 
     def run(self, module: Module, ctx: PassContext) -> None:
