@@ -170,6 +170,10 @@ class Lowering:
         """Return ``t`` row by row in memory, copied if it is not."""
         return self._planner.plain(t, self.op)
 
+    def form(self, t: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return another form of ``t`` (a layout, say), made once for all who ask for ``key``."""
+        return self._planner.form(t, key, make)
+
     def new(self, dtype: DType, shape: tuple[int, ...], nbytes: int = 0) -> Tensor:
         """Return a new plain tensor; of ``nbytes`` when kernels may write behind its end."""
         strides = row_major(shape)

@@ -78,7 +78,9 @@ class Planner:
         self._types: dict[Op, list[Found]] = {}
         self._status: Buffer | None = None
         self._journal: list[tuple[Value, Place | None]] = []
-        self._holders: dict[int, list[Value]] = {}
+        # The tensor stays beside its other form: its identity is the key.
+        self._forms: dict[tuple[int, Hashable], tuple[Tensor, Tensor]] = {}
+        self._new_forms: list[tuple[int, Hashable]] = []
 
     # -- the walk ----------------------------------------------------------------------------------
 
@@ -136,7 +138,8 @@ class Planner:
             return "an empty tensor"
         for candidate in candidates:
             mark = (len(self.segment.steps), len(self._buffers), len(self._hints))
-            del self._journal[:]
+            self._journal.clear()
+            self._new_forms.clear()
             try:
                 candidate.lower(Lowering(self, op, anchor, tail))
             except Declined as declined:
@@ -153,6 +156,8 @@ class Planner:
         """Forget what a declined lowering touched."""
         for value, before in reversed(self._journal):
             self.state.places[value] = before
+        for place in self._new_forms:
+            del self._forms[place]
         for buffer in self._buffers:
             buffer.last = min(buffer.last, row - 1)
 
@@ -315,7 +320,6 @@ class Planner:
         """Say where ``value`` lies."""
         self._journal.append((value, self.state.places.get(value)))
         self.state.places[value] = t
-        self._holders.setdefault(id(t), []).append(value)
 
     def buffer(self, nbytes: int) -> Buffer:
         """Return a new buffer of this segment."""
@@ -344,11 +348,16 @@ class Planner:
             return t
         from lepton_ir.backends.numba.kernels.copy import copy_tensor
 
-        made = copy_tensor(Lowering(self, op), t)
-        for value in self._holders.get(id(t), ()):
-            if self.state.places[value] is t:
-                self.set(value, made)
-        return made
+        return self.form(t, "plain", lambda: copy_tensor(Lowering(self, op), t))
+
+    def form(self, t: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return another form of ``t``, made when first asked for."""
+        place = (id(t), key)
+        found = self._forms.get(place)
+        if found is None:
+            found = self._forms[place] = (t, make())
+            self._new_forms.append(place)
+        return found[1]
 
     def status(self) -> Ref:
         """Return where kernels report indices out of range."""

@@ -7,6 +7,6 @@ from __future__ import annotations
 
 MODULES: tuple[str, ...] = tuple(
     f"lepton_ir.backends.numba.kernels.{name}"
-    for name in ("elementwise", "gemm", "views", "rows", "gather", "reduce")
+    for name in ("elementwise", "gemm", "views", "rows", "gather", "reduce", "conv", "pool")
 )
 """Modules that register lowerings and emitters when imported (see :mod:`..lowering`)."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 def copy_tensor(lo: Lowering, t: Tensor) -> Tensor:
     """Return a plain copy of ``t``."""
+    if t.blocked is not None:
+        from lepton_ir.backends.numba.kernels.blocked import unblock
+
+        return unblock(lo, t)
     made = lo.new(t.dtype, t.shape)
     copy_into(lo, t, made)
     return made

@@ -223,6 +223,11 @@ def lower_expression(lo: Lowering, translation: Translation, outputs: list[int])
     shape = results[0][1]
     if any(r[1] != shape for r in results):
         lo.decline("results of several shapes")
+    if any(t.blocked is not None for t in tensors) and len(results) == 1:
+        from lepton_ir.backends.numba.kernels.blocked import lower_blocked
+
+        if lower_blocked(lo, expression, tensors, *results[0]):
+            return
     tensors = [_readable(lo, t) for t in tensors]
     made = [lo.new(*r) for r in results]
     call_strided(lo, expression, tensors, made, shape)

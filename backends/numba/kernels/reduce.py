@@ -113,6 +113,11 @@ def reduce_axes(lo: Lowering, kind: str, x: Tensor, axes: list[int]) -> None:
     if dtype not in KINDS[kind].types:
         lo.decline(f"{kind} of {dtype}")
     rank = len(x.shape)
+    if x.blocked is not None and axes == list(range(2, rank)):
+        from lepton_ir.backends.numba.kernels.pool import reduce_planes
+
+        if reduce_planes(lo, kind, x):
+            return
     x = lo.plain(x) if x.blocked is not None or rank == 0 else x
     if axes and axes != list(range(axes[0], axes[-1] + 1)):
         rest = [i for i in range(rank) if i not in axes]

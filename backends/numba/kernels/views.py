@@ -149,9 +149,16 @@ def lower_concat(lo: Lowering) -> None:
     """Lower Concat: each operand is copied to its place."""
     from lepton_ir.backends.numba.kernels.copy import copy_into
 
-    tensors = [_strided(lo, lo.operand(i)) for i in range(len(lo.anchor.operands))]
-    y = lo.new(*lo.type())
-    axis = lo.anchor.attr("axis") % len(y.shape)
+    given = [lo.operand(i) for i in range(len(lo.anchor.operands))]
+    dtype, whole = lo.type()
+    axis = lo.anchor.attr("axis") % len(whole)
+    if axis == 1 and all(t.blocked is not None for t in given):
+        from lepton_ir.backends.numba.kernels.blocked import concat_channels
+
+        if concat_channels(lo, given, whole):
+            return
+    tensors = [_strided(lo, t) for t in given]
+    y = lo.new(dtype, whole)
     start = 0
     for t in tensors:
         part = Tensor(y.dtype, t.shape, shifted(y, start * y.strides[axis]), y.strides)

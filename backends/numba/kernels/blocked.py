@@ -1,0 +1,371 @@
+"""The blocked layout of images: channels in blocks of a vector, planes with room for zeros around.
+
+A tensor ``[N, C, spatial...]`` lies as ``[N, C/block, spatial..., block]``. Around each plane there
+may be a halo of zeros, so that a padded convolution reads it like any other pixel. What stands in
+the lanes behind the last channel is never read across lanes, so it may be anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lepton_ir import dtypes
+from lepton_ir.backends.numba.codegen.emitter import (
+    F32,
+    I32,
+    I64,
+    VOID,
+    Emitter,
+    Val,
+    i64,
+    suffix,
+)
+from lepton_ir.backends.numba.codegen.expression import Expression
+from lepton_ir.backends.numba.codegen.library import Kernel, emits
+from lepton_ir.backends.numba.kernels.elementwise import call_loops
+from lepton_ir.backends.numba.kernels.transposing import transpose_block
+from lepton_ir.backends.numba.plan import Blocked, Ref, Tensor, row_major
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lepton_ir.backends.numba.lowering import Lowering
+    from lepton_ir.dtypes import DType
+
+Halo = tuple[tuple[int, int], ...]
+
+
+def blocks_of(channels: int, block: int) -> int:
+    """Return the number of blocks that hold so many channels."""
+    return -(-channels // block)
+
+
+def new_blocked(lo: Lowering, shape: tuple[int, ...], halo: Halo) -> Tensor:
+    """Return a new blocked tensor of f32 whose halo is zero."""
+    block = lo.machine.lanes
+    count, channels, *sizes = shape
+    padded = [n + a + b for n, (a, b) in zip(sizes, halo, strict=True)]
+    strides = [1, block]
+    for size in reversed(padded):
+        strides.append(strides[-1] * size)
+    strides.append(strides[-1] * blocks_of(channels, block))
+    strides.reverse()  # N, C/block, spatial, block
+    base = lo.scratch(4 * strides[0] * count)
+    start = sum(before * s for (before, _), s in zip(halo, strides[2:], strict=False))
+    if any(a or b for a, b in halo):
+        planes = count * blocks_of(channels, block)
+        rows, columns = _plane(padded)
+        top, left = (halo[0], halo[1]) if len(halo) == 2 else ((0, 0), halo[0])
+        lo.call(Kernel("halo"), base, planes, rows, columns, *top, *left)
+    ref = Ref(base.buffer, 4 * start)
+    return Tensor(dtypes.F32, shape, ref, tuple(strides), Blocked(block, halo))
+
+
+def _plane(sizes: Sequence[int]) -> tuple[int, int]:
+    return (1, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
+
+
+def plane_strides(t: Tensor) -> tuple[int, int, int, int]:
+    """Return the strides of a blocked tensor along N, C/block, rows and columns, in bytes."""
+    n, c, *spatial, _ = (4 * s for s in t.strides)
+    row, column = (0, spatial[0]) if len(spatial) == 1 else spatial
+    return n, c, row, column
+
+
+def plane_sizes(t: Tensor) -> tuple[int, int]:
+    """Return rows and columns of the planes of a tensor."""
+    return _plane(t.shape[2:])
+
+
+def loops_of(t: Tensor) -> tuple[int, ...]:
+    """Return the sizes of the loops over a blocked tensor: N, C/block, spatial, block."""
+    assert t.blocked is not None
+    block = t.blocked.block
+    return (t.shape[0], blocks_of(t.shape[1], block), *t.shape[2:], block)
+
+
+def is_blocked(lo: Lowering, t: Tensor) -> bool:
+    """Return whether ``t`` is blocked in this machine's way."""
+    return t.blocked is not None and t.blocked.block == lo.machine.lanes
+
+
+def covers(t: Tensor, halo: Halo) -> bool:
+    """Return whether the halo of a blocked tensor is at least ``halo``."""
+    assert t.blocked is not None
+    return all(
+        have[0] >= want[0] and have[1] >= want[1]
+        for have, want in zip(t.blocked.halo, halo, strict=True)
+    )
+
+
+def to_blocked(lo: Lowering, t: Tensor, halo: Halo) -> Tensor:
+    """Return ``t`` blocked, with at least this halo, converted if need be."""
+    if t.dtype is not dtypes.F32:
+        lo.decline(f"blocked layout of {t.dtype}")
+    if is_blocked(lo, t) and covers(t, halo):
+        return t
+    return lo.form(t, ("blocked", halo), lambda: _converted(lo, t, halo))
+
+
+def _converted(lo: Lowering, t: Tensor, halo: Halo) -> Tensor:
+    if is_blocked(lo, t):
+        made = new_blocked(lo, t.shape, halo)
+        call_loops(lo, _COPY, [t.ref, made.ref], loops_of(t), [t.strides, made.strides])
+        return made
+    block = lo.machine.lanes
+    if t.strides[-1] != 1 and t.shape[-1] != 1:
+        t = lo.plain(t)
+    if t.is_plain and _same_either_way(t, block) and not any(a or b for a, b in halo):
+        strides = (t.shape[1], block, *(block for _ in t.shape[2:]), 1)
+        return Tensor(t.dtype, t.shape, t.ref, strides, Blocked(block, halo))
+    made = new_blocked(lo, t.shape, halo)
+    rows, columns = plane_sizes(t)
+    n, c, *spatial = (4 * s for s in t.strides)
+    row = spatial[0] if len(spatial) == 2 else 0
+    out = plane_strides(made)
+    sizes = (t.shape[0], t.shape[1], rows, columns)
+    lo.call(Kernel("to_blocked"), t.ref, made.ref, *sizes, n, c, row, *out[:3])
+    return made
+
+
+def unblock(lo: Lowering, t: Tensor) -> Tensor:
+    """Return a plain form of a blocked tensor; a view where it is one already."""
+    if _same_either_way(t, t.blocked.block if t.blocked else 1):
+        return Tensor(t.dtype, t.shape, t.ref, row_major(t.shape))
+    made = lo.new(t.dtype, t.shape)
+    rows, columns = plane_sizes(t)
+    n, c, *spatial = (4 * s for s in made.strides)
+    row = spatial[0] if len(spatial) == 2 else 0
+    sizes = (t.shape[0], t.shape[1], rows, columns)
+    lo.call(Kernel("from_blocked"), t.ref, made.ref, *sizes, *plane_strides(t)[:3], n, c, row)
+    return made
+
+
+def _same_either_way(t: Tensor, block: int) -> bool:
+    """Return whether plain and blocked form are the same: one pixel, whole blocks."""
+    return all(n == 1 for n in t.shape[2:]) and t.shape[1] % block == 0 and len(t.shape) > 2
+
+
+def lower_blocked(
+    lo: Lowering,
+    expression: Expression,
+    tensors: Sequence[Tensor],
+    dtype: DType,
+    shape: tuple[int, ...],
+) -> bool:
+    """Compute an elementwise result in blocked form; return whether that was done.
+
+    Operands are blocked tensors of the result's shape, plain ones of that shape (which are
+    converted), one value a channel, or one for all.
+    """
+    from lepton_ir.backends.numba.kernels.conv import halo_for
+
+    rank = len(shape)
+    if dtype is not dtypes.F32 or any(t.dtype is not dtypes.F32 for t in tensors):
+        return False
+    if rank not in (3, 4) or not any(t.shape == shape and t.blocked for t in tensors):
+        return False
+    if not all(_fits(lo, t, shape) for t in tensors):
+        return False
+    none = ((0, 0),) * (rank - 2)
+    read = [to_blocked(lo, t, none) if t.shape == shape else t for t in tensors]
+    y = new_blocked(lo, shape, halo_for(lo.op.results[0], shape))
+    strides = [_loop_strides(t, shape, lo.machine.lanes) for t in read]
+    call_loops(lo, expression, [*(t.ref for t in read), y.ref], loops_of(y), [*strides, y.strides])
+    lo.set(y)
+    return True
+
+
+def _fits(lo: Lowering, t: Tensor, shape: tuple[int, ...]) -> bool:
+    if t.shape == shape or t.size == 1:
+        return True
+    aligned = (1,) * (len(shape) - len(t.shape)) + t.shape
+    if aligned[1] != shape[1] or any(n != 1 for n in aligned[2:]):
+        return False
+    if aligned[0] not in (1, shape[0]):
+        return False
+    return is_blocked(lo, t) or (t.is_plain and shape[1] % lo.machine.lanes == 0)
+
+
+def _loop_strides(t: Tensor, shape: tuple[int, ...], block: int) -> tuple[int, ...]:
+    """Return the strides of an operand over the loops of a blocked result."""
+    spatial = len(shape) - 2
+    if t.shape == shape:
+        return t.strides
+    if t.size == 1:
+        return (0,) * (spatial + 3)
+    images = t.shape[0] if len(t.shape) == len(shape) else 1
+    if t.blocked is not None:
+        n, c = t.strides[0], t.strides[1]
+    else:
+        n, c = shape[1], block
+    return (n if images > 1 else 0, c, *(0,) * spatial, 1)
+
+
+def concat_channels(lo: Lowering, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> bool:
+    """Concatenate blocked tensors of whole blocks; return whether that was done."""
+    from lepton_ir.backends.numba.kernels.conv import halo_for
+
+    block = lo.machine.lanes
+    if any(not is_blocked(lo, t) or t.shape[1] % block for t in tensors):
+        return False
+    y = new_blocked(lo, shape, halo_for(lo.op.results[0], shape))
+    start = 0
+    for t in tensors:
+        place = Ref(y.ref.buffer, y.ref.offset + 4 * start * y.strides[1])
+        call_loops(lo, _COPY, [t.ref, place], loops_of(t), [t.strides, y.strides])
+        start += t.shape[1] // block
+    lo.set(y)
+    return True
+
+
+_COPY = Expression(("f32",), (), (0,))
+
+
+# -- kernels ---------------------------------------------------------------------------------------
+
+
+@emits("halo")
+def emit_halo(e: Emitter) -> None:
+    """Emit zeros around each plane."""
+    base, planes, rows, columns, top, bottom, left, right = e.args(8)
+    b, zero, size = e.b, e.zero(e.vec(F32)), 4 * e.lanes
+    first, last = e.share(planes)
+    stride = b.mul(columns, i64(size))
+    plane_bytes = b.mul(rows, stride)
+
+    def clear(place: Val, count: Val) -> None:
+        pointer = e.ptr(place)
+        e.each(count, lambda i: e.store(zero, e.off(pointer, b.mul(i, i64(size)))))
+
+    def plane(p: Val) -> None:
+        start = b.add(base, b.mul(p, plane_bytes))
+        clear(start, b.mul(top, columns))
+        below = b.sub(rows, bottom)
+        clear(b.add(start, b.mul(below, stride)), b.mul(bottom, columns))
+
+        def row(r: Val) -> None:
+            place = b.add(start, b.mul(r, stride))
+            clear(place, left)
+            clear(b.add(place, b.mul(b.sub(columns, right), i64(size))), right)
+
+        e.each(below, row, start=top)
+
+    e.each(last, plane, start=first)
+
+
+def _addresses(e: Emitter, place: Val, step: Val) -> Val:
+    """Return a vector of pointers, ``step`` bytes apart."""
+    from llvmlite import ir
+
+    lanes = e.lanes
+    numbers = ir.Constant(ir.VectorType(I64, lanes), list(range(lanes)))
+    offsets = e.b.mul(numbers, e.splat(step))
+    whole = e.b.add(offsets, e.splat(place))
+    return e.b.inttoptr(whole, ir.VectorType(ir.PointerType(), lanes))
+
+
+def load_apart(e: Emitter, place: Val, step: Val, mask: Val) -> Val:
+    """Load lanes that stand ``step`` bytes apart; those that ``mask`` leaves out are zero."""
+    from llvmlite import ir
+
+    type_ = e.vec(F32)
+    name = f"llvm.masked.gather.{suffix(type_)}.v{e.lanes}p0"
+    align = ir.Constant(I32, 4)
+    return e.intrinsic(name, type_, [_addresses(e, place, step), align, mask, e.zero(type_)])
+
+
+def store_apart(e: Emitter, value: Val, place: Val, step: Val, mask: Val) -> None:
+    """Store lanes ``step`` bytes apart."""
+    from llvmlite import ir
+
+    name = f"llvm.masked.scatter.{suffix(value.type)}.v{e.lanes}p0"
+    align = ir.Constant(I32, 4)
+    e.intrinsic(name, VOID, [value, _addresses(e, place, step), align, mask])
+
+
+def _each_row(e: Emitter, count: Val, channels: Val, rows: Val, body: object) -> None:
+    """Call ``body(n, block, row, channels left)`` for this thread's rows."""
+    b = e.b
+    blocks = e.ceil_div(channels, e.lanes)
+    first, last = e.share(b.mul(b.mul(count, blocks), rows))
+
+    def one(number: Val) -> None:
+        rest, row = e.divmod(number, rows)
+        n, block = e.divmod(rest, blocks)
+        left = b.sub(channels, b.mul(block, i64(e.lanes)))
+        body(n, block, row, left)  # type: ignore[operator]
+
+    e.each(last, one, start=first)
+
+
+@emits("to_blocked")
+def emit_to_blocked(e: Emitter) -> None:
+    """Emit the conversion of a plain image, square blocks of channels and columns at a time."""
+    x, y, count, channels, rows, columns, xn, xc, xr, yn, yc, yr = e.args(12)
+    b, lanes = e.b, e.lanes
+    size = 4 * lanes
+
+    def row(n: Val, block: Val, r: Val, left: Val) -> None:
+        source = b.add(
+            b.add(x, b.mul(n, xn)), b.add(b.mul(block, b.mul(xc, i64(lanes))), b.mul(r, xr))
+        )
+        target = e.ptr(b.add(b.add(y, b.mul(n, yn)), b.add(b.mul(block, yc), b.mul(r, yr))))
+        full = b.icmp_signed(">=", left, i64(lanes))
+        whole = b.select(full, b.and_(columns, i64(-lanes)), i64(0))
+        mask = e.lane_mask(left)
+
+        def square(w: Val) -> None:
+            place = e.ptr(b.add(source, b.shl(w, i64(2))))
+            loaded = []
+            for i in range(lanes):
+                loaded.append(e.load(place, e.vec(F32)))
+                if i + 1 < lanes:
+                    place = e.off(place, xc)
+            goal = e.off(target, b.mul(w, i64(size)))
+            for i, column in enumerate(transpose_block(e, loaded)):
+                e.store(column, goal, size * i)
+
+        def single(w: Val) -> None:
+            value = load_apart(e, b.add(source, b.shl(w, i64(2))), xc, mask)
+            e.store(value, e.off(target, b.mul(w, i64(size))))
+
+        e.each(whole, square, step=lanes)
+        e.each(columns, single, start=whole)
+
+    _each_row(e, count, channels, rows, row)
+
+
+@emits("from_blocked")
+def emit_from_blocked(e: Emitter) -> None:
+    """Emit the conversion back to a plain image."""
+    x, y, count, channels, rows, columns, xn, xc, xr, yn, yc, yr = e.args(12)
+    b, lanes = e.b, e.lanes
+    size = 4 * lanes
+
+    def row(n: Val, block: Val, r: Val, left: Val) -> None:
+        source = e.ptr(b.add(b.add(x, b.mul(n, xn)), b.add(b.mul(block, xc), b.mul(r, xr))))
+        target = b.add(
+            b.add(y, b.mul(n, yn)), b.add(b.mul(block, b.mul(yc, i64(lanes))), b.mul(r, yr))
+        )
+        full = b.icmp_signed(">=", left, i64(lanes))
+        whole = b.select(full, b.and_(columns, i64(-lanes)), i64(0))
+        mask = e.lane_mask(left)
+
+        def square(w: Val) -> None:
+            place = e.off(source, b.mul(w, i64(size)))
+            loaded = [e.load(place, e.vec(F32), size * i) for i in range(lanes)]
+            goal = e.ptr(b.add(target, b.shl(w, i64(2))))
+            for i, channel in enumerate(transpose_block(e, loaded)):
+                e.store(channel, goal)
+                if i + 1 < lanes:
+                    goal = e.off(goal, yc)
+
+        def single(w: Val) -> None:
+            value = e.load(e.off(source, b.mul(w, i64(size))), e.vec(F32))
+            store_apart(e, value, b.add(target, b.shl(w, i64(2))), yc, mask)
+
+        e.each(whole, square, step=lanes)
+        e.each(columns, single, start=whole)
+
+    _each_row(e, count, channels, rows, row)
