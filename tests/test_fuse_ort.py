@@ -122,6 +122,35 @@ def test_the_norm_of_onnxruntime_is_written_in_the_default_domain(tmp_path: Path
     assert names(api.load(path)) == {"ms_simplified_layer_normalization"}
 
 
+@pytest.mark.parametrize("dtype", [dtypes.F32, dtypes.F16], ids=str)
+def test_layer_norm_before_its_opset(dtype: dtypes.DType, tmp_path: Path) -> None:
+    """onnxruntime has it in every opset, as its own fusions write it; ONNX from 17 on."""
+
+    def make(b: Builder, x: Value) -> list[Value]:
+        centred = b.sub(x, b.reduce_mean(x, [-1]))
+        variance = b.reduce_mean(b.mul(centred, centred), [-1])
+        return [b.div(centred, b.sqrt(b.add(variance, 1e-3)))]
+
+    def module() -> Module:
+        made = build(make, TensorType(dtype, (sym("N"), 8)))
+        made.opsets[""] = 13
+        return made
+
+    feeds = {"x0": np.random.default_rng(0).normal(size=(3, 8)).astype(dtype.numpy)}
+    for target, wanted in (("onnx", False), ("ort", True)):
+        result = module()
+        fuse(result, "fuse,dce", target)
+        assert ("layer_normalization" in names(result)) is wanted
+    found = run_onnxruntime(result, tmp_path / "m.onnx", feeds)
+    bound = 1e-5 if dtype is dtypes.F32 else 1e-2
+    np.testing.assert_allclose(found[0], run_list(module(), feeds)[0], rtol=bound, atol=bound)
+    read = api.load(tmp_path / "m.onnx")
+    assert (names(read), read.opsets[""]) == ({"layer_normalization"}, 13)
+    api.run_passes(read, "O2")
+    api.save(read, tmp_path / "again.onnx")
+    assert names(api.load(tmp_path / "again.onnx")) == {"layer_normalization"}
+
+
 def test_the_opset_import_appears_with_the_first_operation(tmp_path: Path) -> None:
     import onnx
 

@@ -61,7 +61,7 @@ class OnnxTarget:
             return f"{op.name} exists only in domain {plan.row.domain}, which the model has not"
         if op.loc.is_source:
             return True
-        if plan.row.contrib and not self.contrib:
+        if plan.contrib and not self.contrib:
             return f"{op.name} exists only in onnxruntime"
         fits = _types_fit(plan, inputs)
         return fits if fits is not True else _is_computed(plan, inputs, opsets[""])
@@ -72,7 +72,7 @@ class OnnxTarget:
         for plan in export_plans(name, opset_key(opsets)):
             if plan.row.domain and not self.contrib and plan.row.domain not in opsets:
                 continue
-            if plan.row.contrib and not self.contrib:
+            if plan.contrib and not self.contrib:
                 continue
             if all(_can_say(plan, key, value) for key, value in attrs.items()):
                 return True

@@ -304,6 +304,7 @@ class Row:
         since: the row is read and written only from this opset on; older nodes stay opaque.
         without: attributes of the operation that an operator without a schema does not have.
         contrib: onnxruntime registers the operator in a domain whose specification has it not.
+        early: onnxruntime has the operator in opsets before the one that brought it, too.
     """
 
     domain: str
@@ -314,6 +315,7 @@ class Row:
     since: int = 0
     without: tuple[str, ...] = ()
     contrib: bool = False
+    early: bool = False
 
 
 class Plan:
@@ -322,6 +324,7 @@ class Plan:
     Attributes:
         accepts: per formal input, the element types it may have.
         changes: the changes in force.
+        contrib: whether only onnxruntime has the operator in this opset.
         fill: IR attributes whose meaning when absent is not the IR's default.
         writable: attributes of the opset, name to (kind, required, default as the IR says it).
     """
@@ -329,6 +332,7 @@ class Plan:
     __slots__ = (
         "accepts",
         "changes",
+        "contrib",
         "decoders",
         "definition",
         "facts",
@@ -339,8 +343,11 @@ class Plan:
         "writable",
     )
 
-    def __init__(self, row: Row, definition: OpDef, found: Facts, version: int) -> None:
+    def __init__(
+        self, row: Row, definition: OpDef, found: Facts, version: int, *, contrib: bool = False
+    ) -> None:
         self.row = row
+        self.contrib = contrib
         self.definition = definition
         self.facts = found
         self.version = version
@@ -474,11 +481,14 @@ def _resolve(row: Row, version: int) -> Plan | None:
     definition = opdef.lookup(row.name)
     if definition is None:
         return None
-    if known_domain(row.domain) and not row.contrib:
+    contrib = row.contrib
+    found = None
+    if known_domain(row.domain) and not contrib:
         found = facts(row.domain, row.op_type, version)
-    else:
+        contrib = found is None and row.early
+    if contrib or not known_domain(row.domain):
         found = _facts_of_definition(definition, row.without)
-    return None if found is None else Plan(row, definition, found, version)
+    return None if found is None else Plan(row, definition, found, version, contrib=contrib)
 
 
 @functools.cache

@@ -333,6 +333,10 @@ MICROSOFT_IN_ONNX: tuple[Row, ...] = (
 )
 """Operators of onnxruntime that it registers in the default domain."""
 
+EARLY = frozenset({"LayerNormalization"})
+"""Operators that onnxruntime registers in all opsets of the default domain, as its own fusions
+write them into older models."""
+
 
 def all_rows() -> Iterator[Row]:
     """Yield every row; those written first come first."""
@@ -346,7 +350,8 @@ def all_rows() -> Iterator[Row]:
     old = {row.op_type for row in OLD_OPERATORS}
     for op_type in sorted(names - old):
         changes, since = CHANGES.get(op_type, ()), SINCE.get(op_type, 0)
-        yield Row("", op_type, snake_case(op_type), changes, since=since)
+        early = op_type in EARLY
+        yield Row("", op_type, snake_case(op_type), changes, since=since, early=early)
     yield from OLD_OPERATORS
     yield from MICROSOFT_SAME
     yield from MICROSOFT_IN_ONNX
