@@ -15,7 +15,10 @@ from test_cli import WRONG, shell
 from lepton_ir import api
 from lepton_ir.diagnostics import LeptonError
 from lepton_ir.pipeline import count_ops
+from lepton_ir.text.parse import parse_module
 from lepton_ir.tools.reduce import failure_of, shrink
+from lepton_ir.tools.reduce_regions import opened, openings
+from lepton_ir.verify import verify_module
 
 REFUSES = '''
 """A pass that refuses models with Tanh."""
@@ -128,3 +131,61 @@ def test_failures_are_compared_without_names_and_numbers():
     first = failure_of(LeptonError("node 'a' has 3 of 4", code="x"))
     assert first == failure_of(LeptonError("node 'bb' has 5 of 17", code="x"))
     assert first != failure_of(LeptonError("node 'a' has 3 of 4", code="y"))
+
+
+REGIONS = """
+func @main(%x: f32[4,3], %h0: f32[3], %c: bool[]) {
+  %n = const() {value=4} : i64[]
+  %y, %z = if(%c) {
+    %e = exp(%x)
+    %h, %s = scan(%h0, %e) {num_scan_inputs=1} (%hp: f32[3], %r: f32[3]) {
+      %a = mul(%hp, %r)
+      %b = sin(%a)
+      %t = OP(%b)
+      yield(%t, %t)
+    }
+    %k = loop(%n, _, %h) (%i: i64[], %g: bool[], %v: f32[3]) {
+      %w = cos(%v)
+      %q = abs(%w)
+      yield(%g, %q)
+    }
+    yield(%k, %s)
+  } {
+    %m = cos(%h0)
+    %o = neg(%x)
+    yield(%m, %o)
+  }
+  return(%y, %z)
+}
+"""
+
+
+def test_what_fails_in_a_region_comes_out_of_it(folder: Path) -> None:
+    path = folder / "regions.lir"
+    path.write_text(REGIONS.replace("OP", "tanh"), encoding="utf-8")
+    options = ("--plugin", folder / "refuses.py", "--passes=refuses", "--check=off")
+    out = folder / "small.lir"
+    result = shell("reduce", path, *options, "-o", out)
+    assert result.returncode == 0, result.stderr
+    names = [op.name for op in api.load(out).walk()]
+    assert sorted(names) == ["return", "tanh"]
+
+
+@pytest.mark.parametrize(("place", "region", "inside"), [(1, 0, "scan"), (1, 1, "neg")])
+def test_a_branch_stands_in_for_its_if(place: int, region: int, inside: str) -> None:
+    module = parse_module(REGIONS.replace("OP", "tanh"))
+    assert openings(module) == [(1, 0), (1, 1)]
+    made = opened(module, place, region)
+    verify_module(made)
+    assert inside in {op.name for op in made.main.block.ops}
+    assert "if" not in {op.name for op in made.main.block.ops}
+
+
+def test_a_step_stands_in_for_its_loop() -> None:
+    module = opened(parse_module(REGIONS.replace("OP", "tanh")), 1, 0)
+    for kind in ("loop", "scan"):
+        place = next(i for i, op in enumerate(module.main.block.ops) if op.name == kind)
+        module = opened(module, place, 0)
+        verify_module(module)
+    assert [v.shape for v in module.main.inputs] == [(4, 3), (3,), (), (3,)]
+    assert not openings(module)

@@ -25,6 +25,7 @@ from lepton_ir.pipeline import Combinator, Pipeline, Step, count_ops
 from lepton_ir.tensors import SplatTensor, Tensor, from_array
 from lepton_ir.tools import known_names, optimize
 from lepton_ir.tools.extract import build, extract_ops, needed
+from lepton_ir.tools.reduce_regions import opened, openings
 from lepton_ir.types import TensorType
 from lepton_ir.verify import verify_module
 
@@ -227,6 +228,7 @@ def _rounds(reducer: Reducer, module: Module, passes: str) -> tuple[Module, str]
         before = _measure(module, passes)
         module = _fewer_outputs(reducer, module, passes)
         passes = _fewer_passes(reducer, module, passes)
+        module = _fewer_regions(reducer, module, passes)
         module = _fewer_ops(reducer, module, passes)
         module = _fewer_outputs(reducer, module, passes)
         module = _plain_constants(reducer, module, passes)
@@ -283,6 +285,19 @@ def _fewer_passes(reducer: Reducer, module: Module, passes: str) -> str:
                 steps = shrink(flat, lambda kept: reducer.fails(module, text(kept)))
                 break
     return text(steps)
+
+
+def _fewer_regions(reducer: Reducer, module: Module, passes: str) -> Module:
+    """Put what a branch or a loop's body computes in the place of the operation."""
+    places = openings(module)
+    while places and not reducer.late:
+        place, region = places.pop(0)
+        candidate = _attempt(lambda m=module, p=place, r=region: opened(m, p, r))  # type: ignore[misc]
+        if reducer.fails(candidate, passes):
+            assert candidate is not None
+            module = _fewer_outputs(reducer, candidate, passes)  # what fed the others is gone
+            places = openings(module)
+    return module
 
 
 def _fewer_ops(reducer: Reducer, module: Module, passes: str) -> Module:
