@@ -345,3 +345,32 @@ def test_attention_runs_on_integers(tmp_path, where):
     quantized(source, "mode=static islands products=false", path, {"x": x})
     counts = census(str(path))
     assert counts["MatMulIntegerToFloat"] + counts.get("QLinearMatMul", 0) == 4
+
+
+# -- shared scales -------------------------------------------------------------------------------
+
+
+def test_operands_of_a_concat_share_its_scale(tmp_path):
+    nodes = [
+        node("Conv", "x w1", "a", "one"),
+        node("Conv", "x w2", "b", "two"),
+        node("MaxPool", "b", "p", kernel_shape=[3, 3], pads=[1] * 4),
+        node("Conv", "x w3", "c", "three"),
+        node("Concat", "a p c", "s", "cat", axis=1),
+        node("Conv", "s w4", "t", "four"),
+        node("Conv", "c w5", "u", "five"),
+        node("Add", "t u", "y"),
+    ]
+    weights = {f"w{i}": draw(4 * i, 8, 1, 1, seed=i) * (4 - i) for i in (1, 2, 3)}
+    source = model(
+        nodes, weights | {"w4": draw(4, 24, 1, 1), "w5": draw(4, 12, 1, 1)}, [2, 8, 6, 6]
+    )
+    x, path = draw(2, 8, 6, 6), tmp_path / "q.onnx"
+    quantized(source, "mode=static islands", path, {"x": x})
+    graph = onnx.load(str(path)).graph
+    scale = {n.input[0]: n.input[1] for n in graph.node if n.op_type == "QuantizeLinear"}
+    assert scale["a"] == scale["s"]
+    assert scale["c"] != scale["s"]  # two read it
+    assert scale["b"] == scale["p"] == scale["s"]
+    assert decibels(run(source, x), run(path, x)) > 30
+    assert census(str(path))["QLinearConcat"] == 1

@@ -141,6 +141,10 @@ def _parameters(state: _Pairs, value: Value, edit: Editor) -> tuple[Affine, Valu
             p = affine(r.low, r.high, dtype, state.run.symmetric(op))
         else:
             p = hard_affine(dtype)
+        if op.name == "concat":
+            # Operands share these, so they have to stand before.
+            edit = Editor(op, f"static-{op.name}")
+            edit.before = edit.block.first
         # No names: with the tensor's, these would be a percent of a small model's bytes.
         found = (p, edit.const(p.scale), edit.const(p.zero))
     state.parameters[value] = found

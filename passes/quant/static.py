@@ -216,7 +216,30 @@ def make_plan(run: Run) -> Plan:
             plan.factor.update(_factors(op, slots).get(op, {}))
     _prune(run, plan)
     drop_islands(run, plan)
+    _share_concats(plan)
     return plan
+
+
+def _share_concats(plan: Plan) -> None:
+    """Give what only a concat reads the scale of the concat, which then only copies."""
+    maker = {value: op for op in plan.ops for value in plan.outputs[op]}
+    for op in plan.ops:
+        for value in (op.operands[i] for i in plan.inputs[op]) if op.name == "concat" else ():
+            root = _only_root(plan, value, op)
+            if root in maker and maker[root].name != "hard_sigmoid":
+                plan.source[root] = op.result
+
+
+def _only_root(plan: Plan, value: Value | None, reader: Op) -> Value | None:
+    """Return what gives the scale of ``value``, if all of it ends in ``reader``."""
+    while value is not None and all(u is reader for u in value.users):
+        if value not in plan.source:
+            return value
+        made = value.op
+        if value in plan.factor or made is None:
+            return None
+        value, reader = plan.source[value], made
+    return None
 
 
 def _factors(op: Op, slots: list[int]) -> dict[Op, dict[Value, float]]:
