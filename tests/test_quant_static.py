@@ -374,3 +374,28 @@ def test_operands_of_a_concat_share_its_scale(tmp_path):
     assert scale["b"] == scale["p"] == scale["s"]
     assert decibels(run(source, x), run(path, x)) > 30
     assert census(str(path))["QLinearConcat"] == 1
+
+
+# -- causes --------------------------------------------------------------------------------------
+
+
+def test_poor_outputs_name_their_cause(tmp_path):
+    nodes = [
+        node("Conv", "x w1", "a", "one"),
+        node("Conv", "a w2", "b", "two"),
+        node("Conv", "b w3", "y", "three"),
+    ]
+    weights = {f"w{i}": draw(8, 8, 1, 1, seed=i) for i in (1, 2, 3)}
+    weights["w1"] = np.eye(8, dtype=np.float32)[..., None, None]
+    source = model(nodes, weights, [4, 8, 9, 9])
+    x = draw(4, 8, 9, 9)
+    x[0, :, 0, 0] = 0
+    x[0, 0, 0, 0] = 4000
+    weights["w2"][:, 0] = 0  # nothing behind sees what takes all the steps
+    source = model(nodes, weights, [4, 8, 9, 9])
+    ctx = quantized(source, "mode=static islands equalize=false", tmp_path / "q.onnx", {"x": x})
+    causes = {r["name"]: r["cause"] for r in ctx.data["layers"]}
+    assert causes["one"] == ""
+    assert causes["two"].startswith("range outlier: ")
+    assert causes["three"] == "inherits the noise of two"
+    assert any("range outlier" in r.message and "dB" in r.message for r in ctx.remarks)

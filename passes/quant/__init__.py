@@ -160,6 +160,11 @@ class Quant(Pass, name="quant"):
         options = self if limit is None else replace(self, max_drop=limit)
         options = options if metric is None else replace(options, metric=metric)
         run = Run(options, module, ctx, mode)
+        if mode == "static" and feeds is not None and self.equalize:
+            from lepton_ir.passes.quant.equalize import equalize_module
+
+            run.require("quantize_linear", 10)
+            equalize_module(run, feeds)
         before = run.snapshot() if feeds is not None and self.measure else None
         self._quantize(run, feeds)
         run.finish()
@@ -194,12 +199,13 @@ class Quant(Pass, name="quant"):
             run.require("quantize_linear", 10)
             if feeds is None:
                 raise UnsupportedError("no calibration data", code="quant-calib")
-            if self.equalize:
-                from lepton_ir.passes.quant.equalize import equalize_module
-
-                equalize_module(run, feeds)
             self._search(run, feeds)
-            quantize_static(run, feeds)
+            source = run.snapshot().module if self.bias_correction else None
+            corrections = quantize_static(run, feeds)
+            if corrections and source is not None:
+                from lepton_ir.passes.quant.correct import settle
+
+                settle(run, source, corrections, feeds)
 
     def _search(self, run: Run, feeds: Feeds) -> None:
         """Measure sensitivities, and leave out what ``max_drop`` asks for."""

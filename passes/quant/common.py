@@ -118,6 +118,7 @@ class Run:
         self.recipe = recipe.read(options.recipe)
         self.vetoed: frozenset[str] = frozenset()
         self.units: list[Unit] = []
+        self.causes: dict[str, str] = {}
         name = options.activations
         self.activations: DType = (
             dtypes.BY_NAME[name] if name else self.prefers("activation_dtype") or dtypes.U8

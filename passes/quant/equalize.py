@@ -38,7 +38,7 @@ NORMS = frozenset({"layer_normalization", "rms_normalization"})
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the difference between channels that go to the weights; the rest stays."""
 
-WORTH = 0.8
+WORTH = 0.5
 """Expected noise, as a part of that without equalization, from which on it is done."""
 
 FARTHEST = 20
@@ -259,6 +259,9 @@ def _noise(run: Run, link: Link, columns: list[Array], scale: Array) -> float:
 def _apply(link: Link, scale: Array) -> None:
     """Divide the maker's channels by ``scale``, and multiply the readers' columns with it."""
     maker = link.maker
+    # The tensors are no longer those of the source, so they do not keep their names.
+    for value in (maker.results[0], link.value):
+        value.name = None
     axis = weight_axis(maker) if maker.name in LAYERS else 0
     factors, rank = np.asarray(scale, np.float32), _weight(maker).ndim
     _replace(maker, 1, 1 / factors.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1)))

@@ -13,6 +13,7 @@ import numpy as np
 from lepton_ir import dtypes
 from lepton_ir.builder import Builder
 from lepton_ir.clone import clone_op
+from lepton_ir.passes.quant.causes import POOR, explain
 from lepton_ir.passes.quant.numbers import decibels
 from lepton_ir.passes.quant.probe import add_outputs, run_probe
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Value
     from lepton_ir.passes.quant.common import Layer, Run, Snapshot
     from lepton_ir.passes.quant.feeds import Feeds
-
-POOR = 10.0
-"""Ratio in dB below which layer outputs are worth a note."""
 
 
 def measure_outputs(run: Run, before: Snapshot, feeds: Feeds) -> None:
@@ -43,12 +41,14 @@ def measure_outputs(run: Run, before: Snapshot, feeds: Feeds) -> None:
             main.block.insert_before(copy, anchor)
     build = Builder(main.block, anchor)
     measured: list[Layer] = []
+    found: dict[Value, Layer] = {}
     outputs: list[Value] = []
     for layer in run.layers:
         x = None if layer.source is None else before.values.get(layer.source)
         y = None if layer.result is None else values.get(layer.result)
         if x is None or y is None:
             continue
+        found[x] = layer
         if layer.ends is not None:
             x = build.clip(x, *(build.const(np.float32(v)) for v in layer.ends))
         wide = build.cast(x, to=dtypes.F64)
@@ -66,14 +66,15 @@ def measure_outputs(run: Run, before: Snapshot, feeds: Feeds) -> None:
         sums += [float(np.asarray(r)) for r in results]
     for layer, (signal, noise) in zip(measured, sums.reshape(-1, 2).tolist(), strict=True):
         layer.output_sqnr = decibels(signal, noise)
-    poor = [r for r in measured if r.output_sqnr is not None and r.output_sqnr < POOR]
+    poor = explain(run, found)
     if poor:
         worst = min(poor, key=lambda r: r.output_sqnr or 0.0)
         run.ctx.remark(
             "note",
             worst.name,
-            "{} layer outputs keep less than {:.0f} dB of signal to noise, this one {:.1f} dB",
+            "{} layer outputs keep less than {:.0f} dB of signal to noise, this one {:.1f} dB: {}",
             len(poor),
             POOR,
             worst.output_sqnr,
+            worst.cause or "its rounding",
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir.passes.quant.common import LAYERS, Editor, float_constant, new_layer
-from lepton_ir.passes.quant.correct import corrected
+from lepton_ir.passes.quant.correct import Correction, corrected
 from lepton_ir.passes.quant.integers import (
     expand_hard,
     hard_affine,
@@ -44,6 +44,7 @@ class _Pairs:
         values: by what ``dequantize_linear`` gives, the value it stands for.
         returned: by value, what ``dequantize_linear`` gives, where the model returns it.
         means: by layer, of its input's channels, where biases are to be corrected.
+        corrections: of biases, as they were made.
         rounded: by layer, its weight where it is not simply rounded to the nearest.
         weights: by source and scales, what ``dequantize_linear`` gives for them.
     """
@@ -58,6 +59,7 @@ class _Pairs:
     weights: dict[tuple[Value, int], Value] = field(default_factory=dict)
     means: dict[Op, Array] = field(default_factory=dict)
     rounded: dict[Op, Weight] = field(default_factory=dict)
+    corrections: list[Correction] = field(default_factory=list)
 
 
 def insert_pairs(
@@ -66,7 +68,7 @@ def insert_pairs(
     ranges: dict[Value, Range],
     means: dict[Op, Array],
     weights: dict[Op, Weight],
-) -> None:
+) -> list[Correction]:
     """Rewrite the main function as planned.
 
     Args:
@@ -75,6 +77,9 @@ def insert_pairs(
         ranges: by root value; they give the scales.
         means: of the inputs of layers whose bias is to be corrected.
         weights: of layers that are not simply rounded to the nearest.
+
+    Returns:
+        The corrections of biases.
     """
     state = _Pairs(run, plan, ranges, means=means, rounded=weights)
     readers: dict[Value, list[tuple[Op, int]]] = {}
@@ -103,6 +108,7 @@ def insert_pairs(
     for op in plan.ops:
         if op.name in ("hard_sigmoid", "hard_swish"):
             expand_hard(op, run.activation_dtype(op))
+    return state.corrections
 
 
 def _constants(plan: Plan, op: Op) -> list[int]:
@@ -214,6 +220,7 @@ def _layer(state: _Pairs, op: Op) -> None:
     better = state.rounded.get(op)
     if better is not None and np.array_equal(better.scale, weight.scale):
         weight = better
+    float_bias = np.zeros(0) if bias is None else bias.numpy()
     if bias is not None and op in state.means:
         mean = state.means[op]
         bias = DenseTensor(corrected(op, tensor.numpy(), weight, bias.numpy(), mean))
@@ -222,7 +229,12 @@ def _layer(state: _Pairs, op: Op) -> None:
     held = op.operands[2] if bias is not None else None
     integers, originals = None, [source]
     if bias is not None and held is not None:
-        integers = _bias(op, held, bias, weight.scale * step, rule)
+        scale = weight.scale * step
+        integers = Editor(op, rule).const(bias_codes(bias.numpy(), scale))
+        Editor(op, rule).named(integers, held.name, "_quantized")
+        if op in state.means:
+            plain = bias_codes(float_bias, scale)
+            state.corrections.append(Correction(integers, plain))
         layer.bytes_before += bias.nbytes
         layer.bytes_after += bias.size * (4 if merged is not None else 8)
         originals.append(held)
@@ -264,12 +276,11 @@ def _floor(bias: Tensor, step: Array) -> Array:
     return np.where(magnitude > 0, floor, 0.0)
 
 
-def _bias(op: Op, source: Value, bias: Tensor, scale: Array, rule: str) -> Value:
-    """Return the bias in integers in units of ``scale``."""
-    exact = bias.numpy().reshape(-1).astype(np.float64)
-    q = np.rint(exact / scale).clip(-(2**31), 2**31 - 1).astype(np.int32)
-    edit = Editor(op, rule)
-    return edit.named(edit.const(q), source.name, "_quantized")
+def bias_codes(bias: Array, scale: Array) -> Array:
+    """Return a bias in i32, in units of ``scale``."""
+    exact = bias.reshape(-1).astype(np.float64)
+    codes: Array = np.rint(exact / scale).clip(-(2**31), 2**31 - 1).astype(np.int32)
+    return codes
 
 
 LONG_BIAS = 48

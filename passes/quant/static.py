@@ -27,6 +27,7 @@ from lepton_ir.passes.quant.regions import drop_islands
 if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.common import Run
+    from lepton_ir.passes.quant.correct import Correction
     from lepton_ir.passes.quant.feeds import Feeds
     from lepton_ir.tensors import Tensor
 
@@ -118,10 +119,11 @@ class Plan:
         return wanted
 
 
-def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> None:
-    """Calibrate and quantize the main function's own block."""
+def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> list[Correction]:
+    """Calibrate and quantize the main function's own block; returns corrections of biases."""
     from lepton_ir.passes.quant.adaround import adapt
     from lepton_ir.passes.quant.calibrate import calibrate
+    from lepton_ir.passes.quant.causes import note_causes
     from lepton_ir.passes.quant.correct import input_means
     from lepton_ir.passes.quant.narrow import narrow
 
@@ -130,16 +132,18 @@ def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> None:
     if run.options.embeddings:
         _quantize_tables(run)
     if not plan.ops:
-        return
+        return []
     roots = dict.fromkeys(plan.root(v) for v in plan.paired())
     fixed = {v for op in plan.ops if op.name == "hard_sigmoid" for v in plan.outputs[op]}
     ranges = calibrate(run, [v for v in roots if v not in fixed], feeds)
     narrow(plan, ranges)
+    note_causes(run, plan, ranges)
     means = input_means(run, plan, feeds) if run.options.bias_correction else {}
     rounded = adapt(run, plan, feeds) if run.options.weights == "adaround" else {}
-    insert_pairs(run, plan, ranges, means, rounded)
+    corrections = insert_pairs(run, plan, ranges, means, rounded)
     if contrib:
         _to_contrib(run)
+    return corrections
 
 
 def _quantize_tables(run: Run) -> None:
