@@ -276,7 +276,7 @@ def _pull_factor(run: Run, op: Op) -> None:
     ``(a b) c == (a c) b``. There it is part of a scale; behind, onnxruntime computes it.
     """
     (user,) = op.result.users if op.result.use_count == 1 else (None,)
-    if user is None or user.block is not op.block:
+    if user is None or user.block is not op.block or user.name != "mul":
         return
     slots = [i for i, v in enumerate(user.operands) if v is op.result]
     factor = _factors(user, slots).get(user, {}).get(user.result)
