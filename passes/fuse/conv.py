@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lepton_ir.rewrite import Rewriter
 
 _CONVS = ("conv", "conv_transpose")
+_LEAST = 1e-6
 
 
 def _weight_shape(op: Op) -> tuple[int, ...] | None:
@@ -181,6 +182,60 @@ def affine_before_conv(m: Match, rw: Rewriter) -> bool:
     keeps_bias = conv.operand("b") is not None or affine.shifts
     bias = rw.const(summed, weight.dtype) if keeps_bias else None
     return rw.replace(conv, _rebuilt(conv, rw, affine.x, new, bias))
+
+
+def _only_variable(op: Op | None) -> Value | None:
+    """Return the operand of a two-operand operation that is no constant, if there is one."""
+    if op is None:
+        return None
+    found = [v for v in op.operands[:2] if v is not None and const_tensor(v) is None]
+    return found[0] if len(found) == 1 else None
+
+
+@rewrite("conv")
+def scale_past_shift(m: Match, rw: Rewriter) -> bool:
+    """conv(x * s + t, w, b) => conv(x + t / s, w * s, b) for a convolution that pads.
+
+    Its padding adds zeros behind the summand, which has to stay in front of it; without padding
+    the whole goes into weight and bias.
+    """
+    conv = m.root
+    shift = made_by(conv.operands[0], "add", "sub")
+    middle = _only_variable(shift)
+    scale = made_by(middle, "mul", "div")
+    x, weight, shape = _only_variable(scale), conv.operands[1], _weight_shape(conv)
+    if shift is None or middle is None or scale is None or x is None or _unpadded(conv):
+        return False
+    if weight is None or weight.dtype is None or shape is None or x.rank != len(shape):
+        return rw.fail("the weight is not a constant, or the rank is not known")
+    if not sole_user(shift.result) or not sole_user(middle) or ends_gelu(x):
+        return rw.fail("{} has other users, or is part of a gelu", shift)
+    group, channels = int(conv.attr("group")), shape[1] * int(conv.attr("group"))
+    assert x.shape is not None
+    if not same_dim(x.shape[1], channels):
+        return rw.fail("the channels of {} are not known", x)
+    outer = affine_of(shift, middle, len(shape), channels)
+    inner = affine_of(scale, x, len(shape), channels)
+    for found in (outer, inner):
+        if isinstance(found, str):
+            return rw.fail("{}", found)
+    assert isinstance(outer, Affine)
+    assert isinstance(inner, Affine)
+    size = np.abs(inner.scale)
+    if outer.scales or inner.shifts or not ((size > _LEAST) & (size < 1 / _LEAST)).all():
+        return rw.fail("the factor is too small or too large")
+    if not affordable(rw, weight):
+        return False
+    split = constant(weight).reshape(group, shape[0] // group, *shape[1:])
+    column = _input_column(inner.scale, group, shape[1], len(shape))
+    product = scaled(split, column, weight.dtype)
+    moved = rounded(spread(outer.shift / inner.scale, (-1, *(1,) * (len(shape) - 2))), weight.dtype)
+    if product is None or moved is None:
+        return rw.fail("the folded weights leave the range of {}", weight.dtype)
+    rw.also(shift, scale)
+    new = new_weight(rw, product.reshape(shape), weight)
+    shifted = rw.add(x, rw.const(moved, weight.dtype))
+    return rw.replace(conv, _rebuilt(conv, rw, shifted, new, conv.operand("b")))
 
 
 def _shift_sum(split: Array, shift: Array, group: int, shape: tuple[int, ...]) -> Array:
