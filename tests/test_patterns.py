@@ -174,5 +174,5 @@ def test_rows_name_rules_that_exist_or_say_why_there_is_none(row: list[str]) -> 
 def test_every_fusion_is_in_the_table() -> None:
     named = set(re.findall(r"`(\w+)`", PAGE.read_text("utf-8")))
     for report in catalogue():
-        if any(key.startswith(("fuse/", "fuse_ort/", "layout/")) for key in report.keys):
+        if any(key.startswith(("fuse/", "fuse_ort/")) for key in report.keys):
             assert report.name in named, f"docs/patterns.md does not name {report.name}"
