@@ -204,3 +204,70 @@ def test_the_command_line_names_what_is_wrong(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "no value for input 'x'" in done.stderr
+
+
+def test_a_lepton_file_runs_with_other_packages_blocked(tmp_path):
+    path, out = tmp_path / "m.lir", tmp_path / "m.lepton"
+    path.write_text(
+        "func @main(%x: f32[N,16]) {\n  %w = const() {value=rand(1)} : f32[16,8]\n"
+        "  %y = matmul(%x, %w)\n  %z = relu(%y)\n  %s = shape(%z)\n  return(%z, %s)\n}\n"
+    )
+    command = [sys.executable, "-m", "lepton_ir.tools.lepton_opt", str(path), "-o", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    code = f"""
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("onnx", "networkx", "lark", "onnxruntime", "numba"):
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Blocker())
+import lepton_ir, numpy
+session = lepton_ir.compile({str(out)!r}, threads=1)
+y, s = session.run(None, {{session.get_inputs()[0].name: numpy.ones((3, 16), "float32")}})
+print(y.sum(), s.tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    session = lepton_ir.compile(str(path), threads=1)
+    y, s = session.run(None, {"x": ones(3, 16)})
+    assert done.stdout.split(maxsplit=1)[1].strip() == str(s.tolist())
+    assert float(done.stdout.split()[0]) == pytest.approx(float(y.sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "magic"])
+def test_a_damaged_lepton_file_is_refused(tmp_path, damage):
+    path = tmp_path / "m.lepton"
+    lepton_ir.save(parse_module(TWO_INPUTS), path)
+    data = path.read_bytes()
+    broken = {
+        "cut": data[: len(data) // 2],
+        "text": data.replace(b'"add"', b'"odd"'),
+        "magic": b"X" + data[1:],
+    }[damage]
+    path.write_bytes(broken)
+    with pytest.raises(LeptonError, match=r"damaged|not a \.lepton file"):
+        lepton_ir.compile(str(path))
+
+
+def test_threads_share_the_work_and_change_no_bit():
+    text = """func @main(%x: f32[1,3,40,50]) {
+  %w = const() {value=rand(1)} : f32[40,3,3,3]
+  %y = conv(%x, %w) {pads=[1,1,1,1]}
+  %v = const() {value=rand(2)} : f32[40,40,1,1]
+  %z = conv(%y, %v)
+  %r = relu(%z)
+  %t = transpose(%r) {perm=[0,2,3,1]}
+  %m = const() {value=rand(3)} : f32[40,70]
+  %p = matmul(%t, %m)
+  %s = softmax(%p)
+  return(%s)
+}
+"""
+    module = parse_module(text)
+    x = np.random.default_rng(0).standard_normal((1, 3, 40, 50)).astype(np.float32)
+    (expected,) = lepton_ir.compile(module, threads=1).run(None, {"x": x})
+    for count in (2, 3):
+        session = lepton_ir.compile(module, threads=count)
+        for _ in range(20):
+            assert np.array_equal(session.run(None, {"x": x})[0], expected)

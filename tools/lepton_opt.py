@@ -27,6 +27,7 @@ examples:
   lepton-opt model.onnx --passes='fuse,quant{mode=static}' --calib=samples.npz
   lepton-opt model.onnx --dim batch=1 --opset 17 -o small.onnx
   lepton-opt model.onnx --emit=lir -o model.lir   the readable text form
+  lepton-opt model.onnx -o model.lepton           ready for lepton-run
 
 subcommands (each has --help):
   lepton-opt extract MODEL --inputs a --outputs b   cut out a part by tensor names
@@ -66,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-o", "--output", metavar="OUT", help="output file (MODEL.opt.onnx)")
     p.add_argument("--passes", default="O2", metavar="PIPELINE", help="what to do (O2)")
     p.add_argument(
-        "--emit", choices=("onnx", "lir", "none"), help="output format (by the name of OUT)"
+        "--emit",
+        choices=("onnx", "lir", "numba", "none"),
+        help="output format (by the name of OUT)",
     )
     p.add_argument("--target", default="onnx", help="what will run the result: onnx, ort (onnx)")
     p.add_argument("--opset", type=int, metavar="N", help="ONNX opset of the result (the source's)")
@@ -193,6 +196,10 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+_EMITS = {".lir": "lir", ".lepton": "numba"}
+"""Output formats by the suffix of the output."""
+
+
 def _options(args: argparse.Namespace, progress: Any) -> Options:
     from lepton_ir.tools.optimize import Options
 
@@ -203,7 +210,7 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         model=args.model or "",
         passes=args.passes,
         output=args.output,
-        emit=args.emit or ("lir" if str(args.output).endswith(".lir") else "onnx"),
+        emit=args.emit or _EMITS.get(os.path.splitext(str(args.output))[1], "onnx"),
         target=args.target,
         opset=args.opset,
         dims=tuple(args.dim),

@@ -42,6 +42,9 @@ ROUNDS = 3
 
 FULL_DRAWS, FAST_DRAWS = 5, 2
 
+_FROM_MODULE = {"lir": "", "numba": "numba"}
+"""What is written from the module itself, after the check of its ONNX form; with the backend."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -250,6 +253,8 @@ class Run:
     ) -> None:
         self.options = options
         self.target = target
+        # The check runs ONNX, whatever the passes were made for.
+        self.written = target if target.name in ("onnx", "ort") else api.target("onnx")
         self.path = path
         self.checker = checker
         self.excluded: frozenset[str] = options.exclude_rewrites
@@ -373,7 +378,7 @@ class Run:
         names = {
             op.name for op in module.walk() if op.definition and op.definition.decompose is not None
         }
-        return any(not self.target.has(name, module, {}) for name in sorted(names))
+        return any(not self.written.has(name, module, {}) for name in sorted(names))
 
     def check_nodes(self, module: Module) -> None:
         """Refuse names in ``--keep-node`` that no node of the source has."""
@@ -381,7 +386,7 @@ class Run:
 
     def legalize(self, module: Module) -> None:
         """Decompose what the target lacks; not subject to the options that leave rewrites out."""
-        ctx = PassContext(target=self.target)
+        ctx = PassContext(target=self.written)
         PassManager(ctx).run(Pipeline.parse("legalize"), module)
 
     def save_onnx(self, module: Module, path: str) -> None:
@@ -460,9 +465,10 @@ class Run:
             return True
         with scratch_folder(self.path) as folder:
             name = os.path.basename(self.path or "result.onnx")
-            scratch = os.path.join(folder, name if options.emit != "lir" else "result.onnx")
+            direct = options.emit not in _FROM_MODULE
+            scratch = os.path.join(folder, name if direct else "result.onnx")
             runnable = self.checker is not None and not self.checker.gave_up
-            if options.emit != "lir" or (self.checked and runnable) or self.guard is not None:
+            if direct or (self.checked and runnable) or self.guard is not None:
                 self.save_onnx(module, scratch)
             if self.checked:
                 assert self.checker is not None
@@ -481,10 +487,10 @@ class Run:
             elif options.guard is not None:
                 outcome.guard = {"problem": "the source cannot be run", "excluded": []}
             if self.path is not None:
-                if options.emit == "lir":
+                if not direct:
                     for leftover in os.listdir(folder):
                         os.unlink(os.path.join(folder, leftover))
-                    api.save(module, os.path.join(folder, name))
+                    api.save(module, os.path.join(folder, name), format=_FROM_MODULE[options.emit])
                 outcome.size = (outcome.size[0], move_into_place(folder, self.path, self.sources))
                 outcome.output = self.path
         return True

@@ -13,6 +13,7 @@ from lepton_ir.backends.numba.codegen.library import library
 from lepton_ir.backends.numba.constants import Constants
 from lepton_ir.backends.numba.machine import machine as find_machine
 from lepton_ir.backends.numba.regions import BlockPlans
+from lepton_ir.backends.numba.runtime.threads import pool
 from lepton_ir.diagnostics import LeptonError, UnsupportedError, shorten
 from lepton_ir.infer import describe
 from lepton_ir.types import OptionalType, SequenceType, TensorType, Type, dim_text
@@ -99,8 +100,13 @@ class Session:
         taken = {id(_root(a)) for a in arrays}
         return [_independent(results[i], taken) for i in chosen]
 
-    def call(self, vm: Any, table: int, count: int) -> None:
-        """Run ``count`` rows of a table of kernel calls."""
+    def call(self, vm: Any, table: int, count: int, *, large: bool = True) -> None:
+        """Run ``count`` rows of a table of kernel calls; small ones by this thread alone.
+
+        Results do not depend on the number of threads: they share rows and columns, never a sum.
+        """
+        if large and self.threads > 1 and pool(self.library, self.threads).run(table, count):
+            return
         arguments = np.array([table, count, 0], np.int64)
         vm(arguments.ctypes.data, 0, 1)
 

@@ -27,8 +27,9 @@ from lepton_ir.types import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from lepton_ir.builder import Builder
     from lepton_ir.dims import Dim
-    from lepton_ir.ir import Op
+    from lepton_ir.ir import Op, Value
 
     Body = Callable[..., tuple[Any, ...]]
 
@@ -354,7 +355,24 @@ def _infer_fused(ctx: InferContext) -> list[Type]:
     return yielded
 
 
-@op("fused() -> ys*", infer=_infer_fused, regions=("body",))
+def _decompose_fused(b: Builder, op: Op) -> list[Value]:
+    from lepton_ir.clone import clone_op
+
+    values: dict[Value, Value] = {}
+    for inner in op.regions[0].block.ops:
+        if inner.name == "yield":
+            return [values.get(v, v) for v in inner.operands if v is not None]
+        b.insert(clone_op(inner, values))
+    raise ValueError("the body has no end")
+
+
+@op(
+    "fused() -> ys*",
+    infer=_infer_fused,
+    regions=("body",),
+    traits="composite",
+    decompose=_decompose_fused,
+)
 def fused(*, body: Any) -> tuple[Any, ...]:
     """Evaluate a region that a backend runs as one kernel; it reads outer values directly.
 

@@ -140,7 +140,7 @@ def library(machine: Machine) -> Library:
 def _load_families() -> None:
     for name in families.MODULES:
         importlib.import_module(name)
-    importlib.import_module("lepton_ir.backends.numba.runtime.vm")
+    importlib.import_module("lepton_ir.backends.numba.runtime.threads")
 
 
 def _optimize(module: Any, target_machine: Any) -> None:

@@ -75,6 +75,7 @@ class Stretch:
         slot_of: for each position, the index among ``slots``.
         slot_offsets: their offsets.
         checked: whether a kernel may report an index out of range.
+        large: whether it is worth waking other threads.
     """
 
     rows: list[Row]
@@ -88,7 +89,16 @@ class Stretch:
     slot_of: Array
     slot_offsets: Array
     checked: bool
+    large: bool
     arena_base: int = -1
+
+
+_WORTH_THREADS = 256 << 10
+"""Bytes that the calls between two Python calls touch, from which on threads share them."""
+
+
+def _touched(rows: list[Row]) -> int:
+    return sum(a.buffer.nbytes for row in rows for a in row.args if isinstance(a, Ref))
 
 
 def _ints(values: list[int]) -> Array:
@@ -133,6 +143,7 @@ def _stretch(rows: list[Row], first: int, library: Library) -> Stretch:
         _ints([index[s] for _, s, _ in placed]),
         _ints([o for _, _, o in placed]),
         any(row.checks for row in rows),
+        _touched(rows) >= _WORTH_THREADS,
     )
 
 
@@ -192,7 +203,8 @@ class Program:
         if session.profile is not None:
             self._run_profiled(stretch, session)
         else:
-            session.call(self._vm, stretch.table.ctypes.data, len(stretch.rows))
+            table = stretch.table.ctypes.data
+            session.call(self._vm, table, len(stretch.rows), large=stretch.large)
         if stretch.checked and self.status[0]:
             self._report(stretch)
 

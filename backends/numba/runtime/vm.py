@@ -68,7 +68,7 @@ def emit_barrier(e: Emitter, address: Val) -> None:
     now = b.load_atomic(generation, "acquire", 8)
     b.cbranch(b.icmp_signed("!=", now, before), done, again)
     b.position_at_end(again)
-    _emit_pause(e)
+    emit_pause(e)
     more = b.add(spins, i64(1))
     spins.add_incoming(more, again)
     spins.add_incoming(more, give_up)
@@ -79,6 +79,7 @@ def emit_barrier(e: Emitter, address: Val) -> None:
     b.position_at_end(done)
 
 
-def _emit_pause(e: Emitter) -> None:
+def emit_pause(e: Emitter) -> None:
+    """Tell the processor that this thread only waits."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         e.intrinsic("llvm.x86.sse2.pause", VOID, [])
