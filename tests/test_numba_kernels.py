@@ -221,3 +221,59 @@ def test_an_index_out_of_range_is_reported_with_the_node(bad):
     assert str(bad) in str(caught.value)
     (z,) = session.run(None, {"x": x, "i": np.array([0, 2])})
     np.testing.assert_allclose(z, np.exp(x[[0, 2]]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("constant", [False, True])
+def test_products_of_16_bit_floats_are_summed_in_f32(dtype, constant, target):
+    from lepton_ir import dtypes
+
+    kind = dtypes.dtype(dtype).numpy
+    a, b = normal(5, 700).astype(kind), normal(700, 33).astype(kind)
+    arguments = f"%a: {dtype}[5,700]" + ("" if constant else f", %b: {dtype}[700,33]")
+    head = f"  %b = const() {{value=rand(1)}} : {dtype}[700,33]\n" if constant else ""
+    module = parse_module(
+        f"func @main({arguments}) {{\n{head}  %y = matmul(%a, %b)\n  return(%y)\n}}\n"
+    )
+    feeds = {"a": a} if constant else {"a": a, "b": b}
+    session = lepton_ir.compile(module, target, 1)
+    session.profile = Profile()
+    (found,) = session.run(None, feeds)
+    assert set(session.profile.by_road()) == {"a"}
+    (expected,) = run_list(module, feeds)
+    assert found.dtype == kind
+    scale = float(np.abs(expected.astype(np.float64)).max())
+    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max()
+    assert difference <= scale * (2.0**-7 if dtype == "bf16" else 2.0**-10)
+
+
+# -- recurrent and transposed ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(("steps", "batch", "inputs", "hidden"), [(5, 1, 7, 16), (4, 3, 40, 33)])
+@pytest.mark.parametrize("extra", [False, True])
+def test_lstm(steps, batch, inputs, hidden, direction, extra, target):
+    d = 2 if direction == "bidirectional" else 1
+    body = f"  %w = const() {{value=rand(1)}} : f32[{d},{4 * hidden},{inputs}]\n"
+    body += f"  %r = const() {{value=rand(2)}} : f32[{d},{4 * hidden},{hidden}]\n"
+    body += f"  %b = const() {{value=rand(3)}} : f32[{d},{8 * hidden}]\n" if extra else ""
+    rest = "%b, _, %h, %c" if extra else "_, _, _, _"
+    body += f"  %y, %yh, %yc = lstm(%x, %w, %r, {rest}) "
+    body += f"{{hidden_size={hidden}, direction={direction}}}\n  return(%y, %yh, %yc)"
+    states = {"h": normal(d, batch, hidden), "c": normal(d, batch, hidden, seed=1)}
+    check(body, target, x=normal(steps, batch, inputs), **states)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("x", "w"), [((1, 8, 5, 7), (8, 6, 2, 2)), ((2, 24, 5, 7), (24, 17, 2, 3))]
+)
+def test_transposed_convolutions_without_overlap(x, w, bias, target):
+    body = f"  %w = const() {{value=rand(1)}} : f32[{','.join(map(str, w))}]\n"
+    body += f"  %b = const() {{value=rand(2)}} : f32[{w[1]}]\n" if bias else ""
+    body += f"  %y = conv_transpose(%x, %w{', %b' if bias else ''}) {{strides=[{w[2]},{w[3]}]}}\n"
+    check(body + "  return(%y)", target, x=normal(*x))

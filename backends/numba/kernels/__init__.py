@@ -5,8 +5,18 @@ A new family is a new module and one row here; the engine needs no change.
 
 from __future__ import annotations
 
-MODULES: tuple[str, ...] = tuple(
-    f"lepton_ir.backends.numba.kernels.{name}"
-    for name in ("elementwise", "gemm", "views", "rows", "gather", "reduce", "conv", "pool")
+_FAMILIES = (
+    "elementwise",
+    "gemm",
+    "views",
+    "rows",
+    "gather",
+    "reduce",
+    "conv",
+    "pool",
+    "recurrent",
+    "transposed",
 )
+
+MODULES: tuple[str, ...] = tuple(f"lepton_ir.backends.numba.kernels.{name}" for name in _FAMILIES)
 """Modules that register lowerings and emitters when imported (see :mod:`..lowering`)."""

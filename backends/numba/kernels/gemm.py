@@ -7,6 +7,7 @@ A read a B where it lies. One call covers up to two batch axes.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,10 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
-from lepton_ir.backends.numba.codegen.expression import Step
+from lepton_ir.backends.numba.codegen.expression import Expression, Step
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.constants import aligned_array
-from lepton_ir.backends.numba.kernels.elementwise import Translation
+from lepton_ir.backends.numba.kernels.elementwise import Translation, call_strided
 from lepton_ir.backends.numba.kernels.epilogue import (
     PLAIN,
     Epilogue,
@@ -81,10 +82,10 @@ def width_of(machine: Machine) -> int:
 @lowers("matmul", tail=True)
 def lower_matmul(lo: Lowering) -> None:
     """Lower MatMul: vectors become matrices."""
-    a, b = (_strided(lo, lo.operand(i)) for i in range(2))
+    a, b = _operands(lo)
     if not a.shape or not b.shape:
         lo.decline("a scalar operand")
-    expression, operands = translate(lo)
+    expression, operands = translate(lo, functools.partial(_narrowed, lo))
     dtype, shape = lo.type()
     if len(a.shape) == 1:
         a = Tensor(a.dtype, (1, *a.shape), a.ref, (0, *a.strides))
@@ -107,7 +108,9 @@ def _product_shape(a: Tensor, b: Tensor) -> tuple[int, ...]:
 def lower_gemm(lo: Lowering) -> None:
     """Lower Gemm: transposes are strides, the scaled sum with C is part of the epilogue."""
     op = lo.anchor
-    a, b = (_strided(lo, lo.operand(i)) for i in range(2))
+    a, b = _operands(lo)
+    if a.dtype is not dtypes.F32 or b.dtype is not dtypes.F32 or lo.type()[0] is not dtypes.F32:
+        lo.decline("16-bit floats")
     if op.attr("transA"):
         a = _transposed(a)
     if op.attr("transB"):
@@ -135,10 +138,36 @@ def lower_gemm(lo: Lowering) -> None:
     lo.set(result)
 
 
-def _strided(lo: Lowering, t: Tensor) -> Tensor:
-    if t.dtype is not dtypes.F32:
-        lo.decline(f"products of {t.dtype}")
-    return lo.plain(t) if t.blocked is not None else t
+_HALVES = (dtypes.F16, dtypes.BF16)
+
+
+def _operands(lo: Lowering) -> list[Tensor]:
+    """Return A and B in f32; a constant B is converted when it is packed."""
+    found = []
+    for i in range(2):
+        t = lo.operand(i)
+        t = lo.plain(t) if t.blocked is not None else t
+        if t.dtype in _HALVES and not (i == 1 and lo.known(1) is not None):
+            t = lo.form(t, "f32", functools.partial(_widened, lo, t))
+        elif t.dtype is not dtypes.F32 and t.dtype not in _HALVES:
+            lo.decline(f"products of {t.dtype}")
+        found.append(t)
+    return found
+
+
+def _widened(lo: Lowering, t: Tensor) -> Tensor:
+    made = lo.new(dtypes.F32, t.shape)
+    widen = Expression((t.dtype.name,), (Step("cast", "f32", (0,)),), (1,))
+    call_strided(lo, widen, [t], [made], t.shape)
+    return made
+
+
+def _narrowed(lo: Lowering, translation: Translation, number: int) -> int:
+    """Convert the accumulator to the type of the result."""
+    dtype, _ = lo.type()
+    if dtype is dtypes.F32 or lo.tail:
+        return number
+    return translation.step(Step("cast", dtype.name, (number,)))
 
 
 def _transposed(t: Tensor) -> Tensor:
@@ -185,7 +214,9 @@ def _lower_product(
     rows = sizes[2]
     panel, b_strides, packed = _prepare_b(lo, b, b_index, rows, sizes[:2], kept[1])
     epilogue = _epilogue(expression, read, columns)
-    tile = _tile(lo.machine, rows, depth, packed, a.strides[-1] == 1)
+    # A sum that is split is kept in the result, which 16 bits are too few for.
+    once = DEPTH if epilogue.result != "f32" else depth
+    tile = _tile(lo.machine, rows, min(depth, once), packed, a.strides[-1] == 1)
     args: list[int | Ref] = [a.ref, panel, c.ref, rows, columns, depth, sizes[0], sizes[1]]
     args += [4 * s for s in kept[0]] + [4 * a.strides[-1]]
     args += b_strides
@@ -193,6 +224,28 @@ def _lower_product(
     args.append(_share(rows, columns, sizes, lo.machine))
     for t, strides in zip(operands, kept[3:], strict=True):
         args += [t.ref, *(t.itemsize * s for s in strides)]
+    lo.call(Kernel("gemm", (tile, epilogue)), *args)
+
+
+def call_matrix(
+    lo: Lowering,
+    a: Tensor,
+    panels: Ref,
+    c: Tensor,
+    expression: Any,
+    operands: Sequence[Tensor],
+) -> None:
+    """Add the product of a matrix with packed panels (:func:`pack_panels`)."""
+    (rows, depth), columns, width = a.shape, c.shape[1], width_of(lo.machine)
+    epilogue = _epilogue(expression, [broadcast(t, c.shape) for t in operands], columns)
+    tile = _tile(lo.machine, rows, depth, True, a.strides[1] == 1)
+    args: list[int | Ref] = [a.ref, panels, c.ref, rows, columns, depth, 1, 1]
+    args += [0, 0, 4 * a.strides[0], 4 * a.strides[1]]
+    args += [0, 0, 4 * depth * width, 4 * width]
+    args += [0, 0, itemsize(epilogue.result) * c.strides[0]]
+    args.append(_share(rows, columns, [1, 1], lo.machine))
+    for t in operands:
+        args += [t.ref, 0, 0, t.itemsize * broadcast(t, c.shape)[0]]
     lo.call(Kernel("gemm", (tile, epilogue)), *args)
 
 
@@ -261,6 +314,7 @@ def _constant_panels(lo: Lowering, b: Tensor, index: int, width: int) -> Ref | N
 
     def pack(data: Array) -> Array:
         matrix = np.swapaxes(data, -1, -2) if transposed else data
+        matrix = matrix.astype(np.float32, copy=False)
         return pack_panels(matrix if matrix.ndim > 1 else matrix[:, None], width)
 
     return lo.packed(index, ("gemm", width, transposed), pack)
