@@ -165,24 +165,8 @@ class Fold(Pass, name="fold"):
             return
         constants = {v: t for v, t in zip(op.operands, tensors, strict=True) if v is not None and t}
         inputs = sum(t.nbytes for t in constants.values())
-        if size > max(inputs, self.limit):
-            ctx.remark(
-                "missed", op, "not folded: {} bytes from {} are over the budget", size, inputs
-            )
-            return
-        freed = sum(t.nbytes for v, t in constants.items() if not _stays(v, op))
-        growth = max(size - freed, 0)
-        copied = growth if _COPY_RATIO * inputs >= size else 0
-        if copied and ctx.data.get("fold_copied", 0) + copied > self._copies(ctx, op):
-            ctx.remark("missed", op, "not folded: the file would grow by {} bytes", copied)
-            return
-        if ctx.fold_bytes + growth > self.total:
-            ctx.note_once(
-                "fold-total",
-                op,
-                "folding stopped: the module grew by {} bytes already",
-                ctx.fold_bytes,
-            )
+        added = self._added(op, constants, size, ctx)
+        if added is None:
             return
         if self.exact and not _is_exact(op):
             return
@@ -195,10 +179,40 @@ class Fold(Pass, name="fold"):
         arrays = _evaluate(op, tensors, ctx)
         if arrays is None or not ctx.allow("fold", op):
             return
+        growth, copied = added
         ctx.fold_bytes += growth
         ctx.data["fold_copied"] = ctx.data.get("fold_copied", 0) + copied
         _mark(op.results, stale)
         _replace(op, arrays, "fold")
+
+    def _added(
+        self, op: Op, constants: dict[Value, Tensor], size: int, ctx: PassContext
+    ) -> tuple[int, int] | None:
+        """Return the bytes that a result of ``size`` adds, and those that are copies.
+
+        ``None`` when that is over the budget.
+        """
+        inputs = sum(t.nbytes for t in constants.values())
+        if size > max(inputs, self.limit):
+            ctx.remark(
+                "missed", op, "not folded: {} bytes from {} are over the budget", size, inputs
+            )
+            return None
+        freed = sum(t.nbytes for v, t in constants.items() if not _stays(v, op))
+        growth = max(size - freed, 0)
+        copied = growth if _COPY_RATIO * inputs >= size else 0
+        if copied and ctx.data.get("fold_copied", 0) + copied > self._copies(ctx, op):
+            ctx.remark("missed", op, "not folded: the file would grow by {} bytes", copied)
+            return None
+        if ctx.fold_bytes + growth > self.total:
+            ctx.note_once(
+                "fold-total",
+                op,
+                "folding stopped: the module grew by {} bytes already",
+                ctx.fold_bytes,
+            )
+            return None
+        return growth, copied
 
     @staticmethod
     def _copies(ctx: PassContext, op: Op) -> float:
