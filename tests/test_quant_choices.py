@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import lepton_ir
 from lepton_ir import api, dtypes
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
-from lepton_ir.passes.quant import nbits, parts, recipe, spool
+from lepton_ir.passes.quant import nbits, parts, recipe, search, spool
 from lepton_ir.passes.quant.histogram import HALF, Histogram, entropy, percentile, squared_error
 from lepton_ir.passes.quant.nbits import Scheme, pack_blocked, pack_nbits
 from lepton_ir.passes.quant.parts import rows
@@ -368,6 +368,81 @@ def test_sensitivity_and_mixed_precision_name_the_layer(tmp_path):
     assert np.linalg.norm(run(path, x) - y) <= 0.035 * np.linalg.norm(y)
     assert all(r["cause"] for r in ctx.data["layers"])
     assert any(r.message.startswith("stays in float: ") for r in ctx.remarks)
+
+
+def test_a_layer_alone_is_measured_as_the_model_that_it_gives(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "one", pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Conv", ["r", "w2"], ["b"], "two", pads=[1] * 4),
+        helper.make_node("Add", ["b", "r"], ["s"]),
+        helper.make_node("Conv", ["s", "w3"], ["y"], "three", pads=[1] * 4),
+    ]
+    weights = {f"w{i}": draw(8, 8, 3, 3, seed=i) for i in (1, 2, 3)}
+    source = model(nodes, weights, ["N", 8, 12, 12])
+    data = {"x": draw(6, 8, 12, 12, seed=7)}
+    path = tmp_path / "q.onnx"
+    ctx = quantized(source, "mode=static islands sensitivity", path, data)
+    found = {r["name"]: r["sensitivity"] for r in ctx.data["layers"]}
+    want = run(source, data["x"])
+    for name, sensitivity in found.items():
+        others = ":".join(n for n in found if n != name)
+        quantized(source, f"mode=static islands exclude={others}", path, data)
+        real = np.linalg.norm(run(path, data["x"]) - want) / np.linalg.norm(want)
+        assert sensitivity == pytest.approx(real, rel=0.02), name
+
+
+def test_what_stays_in_float_has_a_cause(tmp_path):
+    names = ("dead", "bias", "outlier", "plain")
+    nodes = [helper.make_node("MatMul", ["x", "w0"], ["a"], "dead")]
+    nodes += [helper.make_node("Relu", ["a"], ["ar"])]
+    nodes += [helper.make_node("Gemm", ["ar", "w1", "b1"], ["b"], "bias")]
+    nodes += [helper.make_node("Relu", ["b"], ["br"])]
+    nodes += [helper.make_node("Gemm", ["br", "w2"], ["c"], "outlier")]
+    nodes += [helper.make_node("Gemm", ["x", "w3"], ["d"], "plain")]
+    nodes += [helper.make_node("Mul", ["c", "d"], ["y"])]
+    weights = {f"w{i}": draw(16, 16, seed=i) for i in range(4)}
+    weights["w0"][:, 3] *= 1e-9
+    weights |= {"w1": draw(16, 512, seed=1), "w2": draw(512, 16, seed=2)}
+    weights["w1"][:, 4] *= 1e-4
+    weights["b1"] = np.zeros(512, np.float32)
+    weights["b1"][4] = 1e5
+    source = model(nodes, weights, ["N", 16])
+    data = {"x": draw(32, 16, seed=7)}
+    options = "mode=static islands equalize=false max_drop=1e-9"
+    ctx = quantized(source, options, tmp_path / "q.onnx", data)
+    found = {r["name"]: r["cause"].split(":")[0] for r in ctx.data["layers"]}
+    assert set(found) == set(names)
+    assert found["dead"] == "dead channel"
+    assert found["bias"] == "bias overflow"
+    assert found["outlier"] == "range outlier"
+    assert found["plain"] == "what follows amplifies its rounding"
+
+
+def test_layers_that_the_runtime_would_not_gain_from_have_a_cause(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "groups", group=4, pads=[1] * 4),
+        helper.make_node("Conv", ["a", "w2"], ["y"], "dense", pads=[1] * 4),
+    ]
+    weights = {"w1": draw(16, 4, 3, 3), "w2": draw(32, 16, 3, 3, seed=1)}
+    source = model(nodes, weights, [1, 16, 24, 24])
+    data = {"x": draw(2, 16, 24, 24)}
+    ctx = quantized(source, "mode=static sensitivity", tmp_path / "q.onnx", data)
+    found = {r["name"]: (r["kind"], r["cause"]) for r in ctx.data["layers"]}
+    assert found["groups"][0] == "float"
+    assert "the runtime" in found["groups"][1]
+
+
+def test_batches_of_open_length_are_taken_apart():
+    module = lepton_ir.load(model([helper.make_node("Relu", ["x"], ["y"])], {}, ["N", 3]))
+    feeds = [{"x": draw(10, 3)}, {"x": draw(4, 3)}]
+    few, together = search.samples(feeds, module.main, 100)
+    assert len(few) == 1
+    assert few[0]["x"].shape == (1, 3)
+    assert together == 3
+    few, together = search.samples(feeds, module.main, 2)
+    assert len(few) == 14
+    assert together == 1
 
 
 def test_a_metric_of_ones_own(tmp_path, monkeypatch):

@@ -29,13 +29,18 @@ class OrtRunner:
         path: model file.
         optimized: let onnxruntime optimize, as a user would run it.
         threads: intra-op threads.
+        integers: let it compute quantize/dequantize pairs in integers when it optimizes.
 
     Raises:
         Exception: whatever onnxruntime raises for a model it refuses.
     """
 
-    def __init__(self, path: str, optimized: bool = False, threads: int = 0) -> None:
+    def __init__(
+        self, path: str, optimized: bool = False, threads: int = 0, integers: bool = True
+    ) -> None:
         options = ort.SessionOptions()
+        if not integers:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
             level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL

@@ -279,15 +279,23 @@ def scale_after_biased_matmul(m: Match, rw: Rewriter) -> bool:
 # -- products of products --------------------------------------------------------------------------
 
 
-def _matrix(product: Op) -> Array | None:
-    """Return the constant weight of a product as it is multiplied, in f64."""
+def _matrix_shape(product: Op) -> tuple[int, int] | None:
+    """Return the shape of the constant weight of a product as it is multiplied."""
+    w = const_tensor(product.operands[1])
+    if w is None or len(w.shape) != 2 or w.dtype.name not in ("f32", "f64"):
+        return None
+    first, second = w.shape[::-1] if _turned(product) else w.shape
+    return first, second
+
+
+def _turned(product: Op) -> bool:
+    return product.name == "gemm" and bool(product.attr("transB"))
+
+
+def _matrix(product: Op) -> Array:
     w = product.operands[1]
-    if w is None or w.rank != 2 or not readable(w) or w.dtype is None:
-        return None
-    if w.dtype.name not in ("f32", "f64"):
-        return None
-    turned = product.name == "gemm" and bool(product.attr("transB"))
-    return constant(w).T if turned else constant(w)
+    assert w is not None
+    return constant(w).T if _turned(product) else constant(w)
 
 
 @rewrite("gemm", "matmul")
@@ -304,12 +312,14 @@ def product_of_product(m: Match, rw: Rewriter) -> bool:
         return False
     if not sole_user(inner.result):
         return rw.fail("{} has other users", inner)
-    v, w = _matrix(inner), _matrix(outer)
-    if v is None or w is None:
+    # Weights are read only when they are going to be merged: they may be large, and in a file.
+    shapes = _matrix_shape(inner), _matrix_shape(outer)
+    if shapes[0] is None or shapes[1] is None:
         return rw.fail("the weights are not constant matrices of f32 or f64")
-    k, n = v.shape[0], w.shape[1]
-    if k * n > v.size + w.size or math.prod((*v.shape, n)) > _WORK_LIMIT:
+    (k, middle), n = shapes[0], shapes[1][1]
+    if k * n > middle * (k + n) or k * middle * n > _WORK_LIMIT:
         return rw.fail("the merged weight would have {} x {} elements", k, n)
+    v, w = _matrix(inner), _matrix(outer)
     dtype = outer.result.dtype
     first, second = (
         (wide_bias(rw, op.operand("c")) for op in (inner, outer))

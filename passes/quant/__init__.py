@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Module
     from lepton_ir.passes.quant.common import Run
     from lepton_ir.passes.quant.feeds import Feeds
+    from lepton_ir.passes.quant.static import Prepared
 
 MODES = ("auto", "dynamic", "static", "weights")
 
@@ -194,27 +195,30 @@ class Quant(Pass, name="quant"):
             run.require("dequantize_linear", 10)
             quantize_weights(run, feeds)
         else:
-            from lepton_ir.passes.quant.static import quantize_static
+            from lepton_ir.passes.quant.static import prepare, quantize_static
 
             run.require("quantize_linear", 10)
             if feeds is None:
                 raise UnsupportedError("no calibration data", code="quant-calib")
-            self._search(run, feeds)
+            prepared = prepare(run, feeds)
+            self._search(run, feeds, prepared)
             source = run.snapshot().module if self.bias_correction else None
-            corrections = quantize_static(run, feeds)
-            if corrections and source is not None:
+            corrections = quantize_static(run, feeds, prepared)
+            # A result of a search has been measured as it is.
+            if corrections and source is not None and run.options.max_drop <= 0:
                 from lepton_ir.passes.quant.correct import settle
 
                 settle(run, source, corrections, feeds)
 
-    def _search(self, run: Run, feeds: Feeds) -> None:
+    def _search(self, run: Run, feeds: Feeds, prepared: Prepared) -> None:
         """Measure sensitivities, and leave out what ``max_drop`` asks for."""
         if not run.options.sensitivity and run.options.max_drop <= 0:
             return
         from lepton_ir.passes.quant.mixed import choose
+        from lepton_ir.passes.quant.static import leave_in_float
 
-        run.units = choose(run, feeds)
+        run.units = choose(run, feeds, prepared)
         kept = [u for u in run.units if u.kept]
-        run.vetoed = frozenset(u.name for u in kept)
+        leave_in_float(run, prepared.plan, {u.ops[0] for u in kept})
         for unit in kept:
             run.ctx.remark("note", unit.name, "stays in float: {}", unit.cause)

@@ -74,6 +74,11 @@ class Range:
         if math.isfinite(square):
             self.square += (square - self.square) / self.samples
 
+    def times(self, factor: float) -> Range:
+        """Return the range of what is multiplied with a positive number."""
+        square = self.square * factor**2
+        return Range(self.low * factor, self.high * factor, square, self.samples)
+
     @property
     def outlier(self) -> float:
         """The largest magnitude over the root mean square."""

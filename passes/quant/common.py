@@ -95,10 +95,12 @@ class Snapshot:
     Attributes:
         module: a copy; payloads are shared.
         values: from a value of the quantized module to the copy's.
+        ops: from an operation of ``main``'s own block to the copy's.
     """
 
     module: Module
     values: dict[Value, Value]
+    ops: dict[Op, Op]
 
 
 class Run:
@@ -116,7 +118,7 @@ class Run:
         self._spent: list[tuple[Layer, Value, int]] = []
         self._skipped = self._skip_ends()
         self.recipe = recipe.read(options.recipe)
-        self.vetoed: frozenset[str] = frozenset()
+        self.refused: dict[str, str] = {}
         self.units: list[Unit] = []
         self.causes: dict[str, str] = {}
         name = options.activations
@@ -174,8 +176,6 @@ class Run:
     def permitted(self, rule: str, op: Op) -> bool:
         """Return whether a layer may be quantized; counts it if so."""
         name = label(op)
-        if name in self.vetoed:
-            return False  # the report says why
         patterns = (*self.options.exclude, *self.ctx.data.get("quant_exclude", ()))
         named = any(name == p or fnmatchcase(name, p) for p in patterns)
         if named or op in self._skipped or self.recipe.find(name).exclude:
@@ -203,6 +203,8 @@ class Run:
 
     def refuse(self, op: Op, reason: str, *args: object) -> None:
         """Remark why a layer stays in float."""
+        if op.name in LAYERS:
+            self.refused[label(op)] = reason.format(*args) if args else reason
         self.ctx.remark("missed", op, "stays in float: " + reason, *args)
 
     # -- weights -----------------------------------------------------------------------------
@@ -262,6 +264,11 @@ class Run:
 
     def add_sensitivities(self) -> None:
         """Put what a search found into the rows; layers kept in float get rows of their own."""
+        if not self.units:
+            return
+        for name, reason in self.refused.items():
+            if all(unit.name != name for unit in self.units):
+                self.layers.append(Layer(name, "float", "", "", math.inf, 0, 0, cause=reason))
         rows = {layer.name: layer for layer in self.layers}
         for unit in self.units:
             row = rows.get(unit.name)
@@ -274,11 +281,11 @@ class Run:
     def snapshot(self) -> Snapshot:
         """Return a copy of the module, to compare with later."""
         copy = clone_module(self.module)
-        values: dict[Value, Value] = {}
-        pairs = zip(self.module.main.block.ops, copy.main.block.ops, strict=True)
-        for old, new in pairs:
+        values = dict(zip(self.module.main.inputs, copy.main.inputs, strict=True))
+        ops = dict(zip(self.module.main.block.ops, copy.main.block.ops, strict=True))
+        for old, new in ops.items():
             values.update(zip(old.results, new.results, strict=True))
-        return Snapshot(copy, values)
+        return Snapshot(copy, values, ops)
 
 
 class Editor(Builder):

@@ -1,62 +1,44 @@
 """Which layers static quantization leaves in float: sensitivities, and mixed precision.
 
-One copy of the model holds both worlds: a vector of switches says for each layer whether its
-pairs and its integer weight count, so that every combination is one run over the calibration data
-and nothing is rebuilt. Layers are measured alone (in groups that are halved where they are bad, in
-deep models), those that add most to the distance go to float, as few as a bisection shows to be
-enough, and then those that turn out not to matter come back.
+Layers are measured alone in a model with switches, on a few samples; choices of layers as the
+quantized models that they give, on all samples.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir import dtypes
-from lepton_ir.builder import Builder
 from lepton_ir.context import PassContext
 from lepton_ir.diagnostics import LeptonError
-from lepton_ir.passes.quant.common import LAYERS, float_constant, label, weight_axis
+from lepton_ir.passes.quant.common import LAYERS, Run, float_constant, label
 from lepton_ir.passes.quant.integers import hard_affine
 from lepton_ir.passes.quant.numbers import affine, spread
 from lepton_ir.passes.quant.probe import Probe
-from lepton_ir.types import TensorType
+from lepton_ir.passes.quant.reasons import cause
+from lepton_ir.passes.quant.search import Search, distance, samples
+from lepton_ir.passes.quant.static import VIEWS, Prepared, leave_in_float
+from lepton_ir.passes.quant.switches import SWITCHES, Switches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
+    from lepton_ir.builder import Builder
     from lepton_ir.ir import Op, Value
-    from lepton_ir.passes.quant.calibrate import Range
-    from lepton_ir.passes.quant.common import Run
     from lepton_ir.passes.quant.feeds import Feeds
+    from lepton_ir.passes.quant.numbers import Weight
     from lepton_ir.passes.quant.static import Plan
 
 Array = np.ndarray[Any, Any]
 
-PASSES = 48
-"""Runs over the calibration data after which no layer is taken back."""
-
-ROUNDS = 4
-"""Times that the result itself is measured; it differs a little from the model with switches."""
-
-MARGIN = 0.9
-"""Factor on the limit of the next round."""
-
-ALONE = 32
-"""Of these, for measuring groups of layers alone before the worst are halved."""
-
-HALVING = 40
-"""Runs after which no group is halved any more."""
-
 KEPT_BYTES = 256 << 20
 """Float outputs that are kept to compare with; later samples do not count."""
-
-_SWITCHES = "lepton.switches"
 
 
 @dataclass
@@ -78,59 +60,54 @@ class Unit:
     kept: bool = False
 
 
-def choose(run: Run, feeds: Feeds) -> list[Unit]:
+def choose(run: Run, feeds: Feeds, prepared: Prepared) -> list[Unit]:
     """Return the layers with their sensitivities and whether they stay in float.
 
     Raises:
         LeptonError: the user's metric cannot be imported or fails.
     """
-    from lepton_ir.clone import clone_module
-    from lepton_ir.passes.quant.calibrate import calibrate
-    from lepton_ir.passes.quant.common import Run as Trial
-    from lepton_ir.passes.quant.narrow import narrow
-    from lepton_ir.passes.quant.static import make_plan
-
-    ctx = trial_context(run)
-    trial = Trial(run.options, clone_module(run.module), ctx, "static")
-    plan = make_plan(trial)
-    units = _units(plan)
+    units = find_units(prepared.plan)
     if not units:
         return []
-    roots = list(dict.fromkeys(plan.root(v) for v in plan.paired()))
-    fixed = {v for op in plan.ops if op.name == "hard_sigmoid" for v in plan.outputs[op]}
-    ranges = calibrate(trial, [v for v in roots if v not in fixed], feeds)
     for unit in units:
-        unit.cause = _cause(unit, plan, ranges)
-    narrow(plan, ranges)
-    module = trial.module
-    _install_switches(trial, plan, units, roots, ranges)
-    with Probe(module, ctx, "sensitivity", fast=True) as probe:
-        search = _Search(run, probe, feeds, units)
-        search.measure()
-        limit = target = run.options.max_drop
-        for _ in range(ROUNDS if limit > 0 else 0):
-            search.reduce(target)
-            lost = search.loss(_quantized_outputs(run, feeds, units))
-            if lost <= limit or all(u.kept for u in units):
-                break
-            target = min(target, limit) * (limit / lost) * MARGIN
-        else:
-            if limit > 0:
-                run.ctx.remark(
-                    "note", "", "max_drop={} is not reached: {:.4g} is lost", limit, lost
-                )
+        unit.cause = cause(unit.ops, prepared)
+    judge = _Judge(run, feeds)
+    simulation = _Simulation(run, prepared, units)
+    for unit, found in zip(units, simulation.alone(feeds), strict=True):
+        unit.distance = found
+    if run.options.max_drop > 0:
+        _reach(run, judge, simulation, units)
     return units
 
 
-def _quantized_outputs(run: Run, feeds: Feeds, units: list[Unit]) -> Iterator[list[Any]]:
-    """Yield what the model gives when it is quantized without the layers kept in float."""
-    from lepton_ir.clone import clone_module
-    from lepton_ir.passes.quant.common import Run as Trial
+def _reach(run: Run, judge: _Judge, simulation: _Simulation, units: list[Unit]) -> None:
+    """Leave units in float until the limit is held, as few operations as can be found."""
+
+    def loss(left_out: frozenset[int]) -> float:
+        return judge.loss(quantized_outputs(run, simulation, left_out, judge.feeds))
+
+    limit = run.options.max_drop
+    gains = np.square([u.distance for u in units])
+    costs = np.array([max(simulation.cost(frozenset({i})), 1) for i in range(len(units))])
+    search = Search(gains, costs, simulation.cost, loss)
+    kept = search.reduce(limit)
+    lost = search.loss(kept)
+    if lost > limit:
+        run.ctx.remark("note", "", "max_drop={} is not reached: {:.4g} is lost", limit, lost)
+    for i in kept:
+        units[i].kept = True
+
+
+def quantized_outputs(
+    run: Run, simulation: _Simulation, left_out: frozenset[int], feeds: Feeds
+) -> Iterator[list[Any]]:
+    """Yield what the model gives when it is quantized without some units."""
     from lepton_ir.passes.quant.static import quantize_static
 
-    trial = Trial(run.options, clone_module(run.module), trial_context(run), "static")
-    trial.vetoed = frozenset(u.name for u in units if u.kept)
-    quantize_static(trial, feeds)
+    snapshot = run.snapshot()
+    trial = Run(run.options, snapshot.module, trial_context(run), "static")
+    prepared = replace(simulation.prepared, plan=simulation.plan(left_out))
+    quantize_static(trial, feeds, prepared.moved(snapshot))
     with Probe(trial.module, trial.ctx, "sensitivity", fast=True) as probe:
         yield from probe.run(feeds)
 
@@ -144,11 +121,11 @@ def trial_context(run: Run) -> PassContext:
         progress=run.ctx.progress,
     )
     ctx.pass_name = run.ctx.pass_name
-    ctx.data["quant_exclude"] = run.ctx.data.get("quant_exclude", ())
     return ctx
 
 
-def _units(plan: Plan) -> list[Unit]:
+def find_units(plan: Plan) -> list[Unit]:
+    """Return the planned operations, layer by layer."""
     owner: dict[Value, Unit] = {}
     units: list[Unit] = []
     for op in plan.ops:
@@ -166,68 +143,128 @@ def _units(plan: Plan) -> list[Unit]:
 # -- the model with switches ---------------------------------------------------------------------
 
 
-def _install_switches(
-    run: Run, plan: Plan, units: list[Unit], roots: list[Value], ranges: dict[Value, Range]
-) -> None:
-    block = run.module.main.block
-    switches = block.add_arg(TensorType(dtypes.BOOL, (len(units),)), _SWITCHES)
-    build = Builder(block, block.first)
-    flags = [
-        build.gather(switches, build.const(np.asarray(i, np.int64)), axis=0)
-        for i in range(len(units))
-    ]
-    number = {op: i for i, unit in enumerate(units) for op in unit.ops}
-    maker = {value: op for op in plan.ops for value in plan.outputs[op]}
-    dtype = run.activations
-    for value in roots:
-        found = ranges.get(value)
+class _Simulation:
+    """The model with a switch for every layer, and for every reader of a value that has a pair.
+
+    What a choice of units means for joins, views and islands is what plans make of it.
+    """
+
+    def __init__(self, run: Run, prepared: Prepared, units: list[Unit]) -> None:
+        self.run = Run(run.options, run.module, trial_context(run), "static")
+        self.prepared = prepared
+        self.heads = [unit.ops[0] for unit in units]
+        plan = prepared.plan
+        self.layers = [op for op in plan.ops if op in plan.inputs and _has_weight(op)]
+        self.computing = sum(op.name not in VIEWS for op in plan.ops)
+        read = [op.operands[i] for op in plan.ops for i in plan.inputs[op]]
+        values = [v for v in read if v is not None]
+        values += [v for op in plan.ops for v in plan.outputs[op]]
+        self.values = list(dict.fromkeys(values))
+        readers = {op.operands[i]: op for op in reversed(plan.ops) for i in plan.inputs[op]}
+        makers = {v: op for op in plan.ops for v in plan.outputs[op]}
+        self.deciders: dict[Any, Op] = {**readers, **makers}
+        sites = [*self.layers, *((v, use.op, use.index) for v in self.values for use in v.uses)]
+        self.number: dict[Any, int] = {site: i for i, site in enumerate(sites)}
+        self._plans: dict[frozenset[int], Plan] = {}
+
+    def plan(self, left_out: frozenset[int]) -> Plan:
+        """Return what is quantized when units are left out."""
+        if left_out not in self._plans:
+            plan = self.prepared.plan.copy()
+            if left_out:
+                leave_in_float(self.run, plan, {self.heads[i] for i in left_out})
+            self._plans[left_out] = plan
+        return self._plans[left_out]
+
+    def cost(self, left_out: frozenset[int]) -> int:
+        """Return how many operations of the whole plan are then in float."""
+        return self.computing - sum(op.name not in VIEWS for op in self.plan(left_out).ops)
+
+    def _switches(self, left_out: frozenset[int]) -> Array:
+        """Return the switches for what is quantized when units are left out."""
+        plan = self.plan(left_out)
+        on = np.zeros(len(self.number), bool)
+        on[[self.number[op] for op in plan.ops if op in self.number]] = True
+        for value, everywhere in plan.paired().items():
+            if plan.root(value) is not value:
+                continue
+            for use in value.uses:
+                reads = use.op in plan.inputs and use.index in plan.inputs[use.op]
+                if everywhere or reads:
+                    on[self.number[value, use.op, use.index]] = True
+        return on
+
+    def alone(self, feeds: Feeds) -> list[float]:
+        """Return the distance of every unit alone; of one in a group, its share of the group's."""
+        count = len(self.heads)
+        chosen, size = samples(feeds, self.run.module.main, count)
+        everything = frozenset(range(count))
+        found: list[float] = []
+        with self._probe() as probe:
+
+            def outputs(left_out: frozenset[int]) -> Iterator[list[Any]]:
+                on = self._switches(left_out)
+                return probe.run({**feed, SWITCHES: on} for feed in chosen)
+
+            expected = list(outputs(everything))
+            for start in range(0, count, size):
+                members = frozenset(range(start, min(start + size, count)))
+                lost = distance(expected, outputs(everything - members))
+                found += [lost / math.sqrt(len(members))] * len(members)
+        return found
+
+    def _probe(self) -> Probe:
+        """Return the model, ready to run."""
+        snapshot = self.run.snapshot()
+        values, ops = snapshot.values, snapshot.ops
+        switches = Switches(snapshot.module, len(self.number))
+        uses = {
+            value: [(ops.get(use.op), use.index) for use in value.uses] for value in self.values
+        }
+        now: dict[Value, Value] = {}
+        for op in self.layers:
+            weight = _rounded_weight(self.run, op, self.prepared.rounded.get(op))
+            now[op.result] = switches.replace(ops[op], self.number[op], {1: weight})
+        for value in self.values:
+            pair = self._pair(value)
+            for (reader, index), use in zip(uses[value], value.uses, strict=True):
+                if reader is not None:
+                    site = self.number[value, use.op, index]
+                    switches.round(now.get(value, values[value]), (reader, index), site, pair)
+        return Probe(snapshot.module, self.run.ctx, "sensitivity", fast=True)
+
+    def _pair(self, value: Value) -> Callable[[Builder, Value], Value]:
+        op = self.deciders[value]
+        found, dtype = self.prepared.ranges.get(value), self.run.activation_dtype(op)
         if found is None:
             p = hard_affine(dtype)
         else:
-            p = affine(found.low, found.high, dtype, run.options.symmetric)
-        made = maker.get(value)
-        uses = list(value.uses)
-        at = _behind(build, value)
-        scale, zero = at.const(p.scale), at.const(p.zero)
-        rounded = at.dequantize_linear(at.quantize_linear(value, scale, zero), scale, zero)
-        own = None if made is None else at.where(flags[number[made]], rounded, value)
-        readers: dict[int, Value] = {}
-        for use in uses:
-            planned = use.op in number and use.index in plan.inputs[use.op]
-            if not planned:
-                if own is not None:
-                    use.op.set_operand(use.index, own)
-                continue
-            reader = number[use.op]
-            if reader not in readers:
-                readers[reader] = at.where(flags[reader], rounded, value if own is None else own)
-            use.op.set_operand(use.index, readers[reader])
-    for op in plan.ops:
-        if op.name in LAYERS:
-            _switch_weight(run, op, flags[number[op]])
+            p = affine(found.low, found.high, dtype, self.run.symmetric(op))
+
+        def pair(build: Builder, x: Value) -> Value:
+            scale, zero = build.const(p.scale), build.const(p.zero)
+            y: Value = build.dequantize_linear(build.quantize_linear(x, scale, zero), scale, zero)
+            return y
+
+        return pair
 
 
-def _behind(build: Builder, value: Value) -> Builder:
-    if value.op is None:
-        return build
-    assert value.op.block is not None
-    return Builder(value.op.block, value.op.next)
+def _has_weight(op: Op) -> bool:
+    return op.name in LAYERS and float_constant(op, 1) is not None
 
 
-def _switch_weight(run: Run, op: Op, flag: Value) -> None:
+def _rounded_weight(run: Run, op: Op, better: Weight | None) -> Array:
     source, tensor = op.operands[1], float_constant(op, 1)
-    if source is None or tensor is None:
-        return  # a product of two activations
-    weight = run.weight(source, weight_axis(op), forced=run.merges and op.name == "conv")
+    assert source is not None
+    assert tensor is not None
+    forced = run.merges and op.name == "conv"
+    weight = better or run.weight(source, run.axis(op), forced=forced)
     assert weight is not None
-    assert op.block is not None
-    build = Builder(op.block, op)
     wide = spread(weight.scale, weight.axis, len(tensor.shape))
-    back = build.const(weight.tensor.numpy().astype(np.float32) * wide)
-    op.set_operand(1, build.where(flag, back, source))
+    return np.asarray(weight.tensor.numpy().astype(np.float32) * wide)
 
 
-# -- measuring -----------------------------------------------------------------------------------
+# -- judging -------------------------------------------------------------------------------------
 
 
 def load_metric(source: str) -> Callable[[list[Any], list[Any]], float]:
@@ -253,29 +290,33 @@ def load_metric(source: str) -> Callable[[list[Any], list[Any]], float]:
     return found  # type: ignore[no-any-return]
 
 
-class _Search:
-    """Runs over the calibration data with different switches."""
+class _Judge:
+    """Says how much is lost over all samples: of the metric, or the distance of the outputs."""
 
-    def __init__(self, run: Run, probe: Probe, feeds: Feeds, units: list[Unit]) -> None:
-        self.run, self.probe, self.feeds, self.units = run, probe, feeds, units
-        self.passes = 0
+    def __init__(self, run: Run, feeds: Feeds) -> None:
+        self.feeds = feeds
+        self.source = run.options.metric
+        self.metric = load_metric(self.source) if self.source else None
         self.names = [n or "" for n in run.module.main.output_names]
-        self.metric = load_metric(run.options.metric) if run.options.metric else None
         self.expected: list[list[Any]] = []
-        self.all_lost: float | None = None
-        off = np.zeros(len(units), bool)
+        self.best = 0.0
+        if run.options.max_drop <= 0:
+            return
         size = 0
-        for results in self._outputs(off):
-            size += sum(getattr(r, "nbytes", 0) for r in results)
-            self.expected.append(results)
-            if size > KEPT_BYTES and self.metric is None:
-                break
-        self.best = self._score(self.expected) if self.metric is not None else 0.0
+        with Probe(run.snapshot().module, trial_context(run), "sensitivity", fast=True) as probe:
+            for results in probe.run(feeds):
+                size += sum(getattr(r, "nbytes", 0) for r in results)
+                self.expected.append(results)
+                if size > KEPT_BYTES and self.metric is None:
+                    break
+        if self.metric is not None:
+            self.best = self._score(self.expected)
 
-    def _outputs(self, on: Array) -> Any:
-        self.passes += 1
-        feeds = ({**feed, _SWITCHES: on} for feed in self.feeds)
-        return self.probe.run(feeds)
+    def loss(self, outputs: Iterator[list[Any]]) -> float:
+        """Return how much is lost with these outputs."""
+        if self.metric is None:
+            return distance(self.expected, outputs)
+        return self.best - self._score(list(outputs))
 
     def _score(self, outputs: list[list[Any]]) -> float:
         assert self.metric is not None
@@ -284,114 +325,5 @@ class _Search:
             return float(self.metric(list(self.feeds), named))
         except Exception as error:
             raise LeptonError(
-                f"it fails: {type(error).__name__}: {error}",
-                code="metric",
-                where=self.run.options.metric,
+                f"it fails: {type(error).__name__}: {error}", code="metric", where=self.source
             ) from error
-
-    def drop(self, on: Array) -> float:
-        """Return how much is lost with these units quantized."""
-        return self.loss(self._outputs(on))
-
-    def loss(self, outputs: Iterable[list[Any]]) -> float:
-        """Return how much is lost: of the metric, or the distance.
-
-        The distance is the worst output's ``sqrt(sum (x - y)^2 / sum x^2)`` over all samples.
-        """
-        if self.metric is not None:
-            return self.best - self._score(list(outputs))
-        signal = noise = np.zeros(len(self.names))
-        for results, wanted in zip(outputs, self.expected, strict=False):
-            pairs = [
-                (np.asarray(x, np.float64), np.asarray(y, np.float64))
-                for x, y in zip(wanted, results, strict=True)
-                if np.asarray(x).dtype.kind == "f"
-            ]
-            signal = signal[: len(pairs)] + [float(np.square(x).sum()) for x, _ in pairs]
-            noise = noise[: len(pairs)] + [float(np.square(x - y).sum()) for x, y in pairs]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(noise > 0, noise / signal, 0.0)
-        return float(np.sqrt(np.max(ratio, initial=0.0)))
-
-    def measure(self) -> None:
-        """Fill in the distance of every unit; of one in a group, its share of the group's."""
-        count = len(self.units)
-        size = -(-count // ALONE)
-        groups = [list(range(i, min(i + size, count))) for i in range(0, count, size)]
-        found = [(self._alone(g), g) for g in groups]
-        while self.passes < HALVING:
-            found.sort(key=lambda item: -item[0] if len(item[1]) > 1 else 1.0)
-            loss, group = found[0]
-            if len(group) == 1 or loss <= 0:
-                break
-            middle = len(group) // 2
-            found[:1] = [(self._alone(g), g) for g in (group[:middle], group[middle:])]
-        for loss, group in found:
-            for i in group:
-                self.units[i].distance = loss / np.sqrt(len(group))
-
-    def _alone(self, group: list[int]) -> float:
-        on = np.zeros(len(self.units), bool)
-        on[group] = True
-        return self.drop(on)
-
-    def reduce(self, limit: float) -> None:
-        """Keep units in float until no more than ``limit`` is lost, then take back what can be."""
-        order = sorted(range(len(self.units)), key=lambda i: -self.units[i].distance)
-        on = np.ones(len(self.units), bool)
-
-        def without(count: int) -> Array:
-            chosen = on.copy()
-            chosen[order[:count]] = False
-            return chosen
-
-        if self.all_lost is None:
-            self.all_lost = self.drop(on)
-        if self.all_lost <= limit:
-            return
-        low, high = 0, len(order)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.drop(without(middle)) <= limit:
-                high = middle
-            else:
-                low = middle
-        chosen = without(high)
-        for i in reversed(order[:high]):
-            if self.passes >= PASSES:
-                break
-            chosen[i] = True
-            if self.drop(chosen) > limit:
-                chosen[i] = False
-        for i, unit in enumerate(self.units):
-            unit.kept = not bool(chosen[i])
-
-
-# -- causes --------------------------------------------------------------------------------------
-
-
-def _cause(unit: Unit, plan: Plan, ranges: dict[Value, Range]) -> str:
-    """Name what makes a layer hard to quantize; the first that applies."""
-    values = [op.operands[i] for op in unit.ops for i in plan.inputs[op]]
-    values += [v for op in unit.ops for v in plan.outputs[op]]
-    worst, name = 0.0, ""
-    for value in values:
-        found = ranges.get(plan.root(value)) if value is not None else None
-        if found is not None and found.outlier > worst:
-            worst, name = found.outlier, (value.name if value is not None else "") or ""
-    weight = float_constant(unit.ops[0], 1) if unit.ops[0].name in LAYERS else None
-    if weight is not None:
-        data = np.abs(weight.numpy())
-        axis = weight_axis(unit.ops[0])
-        top = data.max(tuple(i for i in range(data.ndim) if i != axis), initial=0.0)
-        if float(top.min(initial=np.inf)) < 1e-6 * float(top.max(initial=0.0)):
-            return "dead channel: some weights are next to nothing beside the others"
-    if worst > NARROW_RANGE:
-        return f"range outlier: {name} reaches {worst:.0f} times its root mean square"
-    if weight is not None and unit.ops[0].name == "conv" and unit.ops[0].attr("group") != 1:
-        return "its channels are convolved alone, and have one scale for their different ranges"
-    return "what follows amplifies its rounding"
-
-
-NARROW_RANGE = 16.0
-"""Ratio of range and root mean square from which on rounding takes more than it should."""

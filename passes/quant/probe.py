@@ -43,11 +43,20 @@ class Probe:
         module: what to run.
         ctx: of the pass, for target and progress.
         what: word for the progress line.
-        fast: let the runtime optimize; for what is compared with itself only.
+        fast: let the runtime optimize.
+        integers: let it compute pairs in integers then, and not as they are written.
     """
 
-    def __init__(self, module: Module, ctx: PassContext, what: str, *, fast: bool = False) -> None:
-        self.ctx, self.what, self.fast = ctx, what, fast
+    def __init__(
+        self,
+        module: Module,
+        ctx: PassContext,
+        what: str,
+        *,
+        fast: bool = False,
+        integers: bool = True,
+    ) -> None:
+        self.ctx, self.what, self.fast, self.integers = ctx, what, fast, integers
         Legalize().run(module, PassContext(target=ctx.target or api.target("onnx")))
         self._folder = tempfile.TemporaryDirectory(prefix="lepton-calib-")
         self.path = os.path.join(self._folder.name, "probe.onnx")
@@ -83,7 +92,7 @@ class Probe:
         if not self.fast or kind == "reference":
             return make_runner(kind, self.path)
         factory: Any = plugins.load("backends", f"runner-{kind}")
-        return factory(self.path, optimized=True)
+        return factory(self.path, optimized=True, integers=self.integers)
 
     def run(self, feeds: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
         """Yield the results for each feed; nothing is kept between them.
@@ -118,8 +127,11 @@ class Probe:
 def run_probe(
     module: Module, feeds: Iterable[dict[str, Any]], ctx: PassContext, what: str
 ) -> Iterator[list[Any]]:
-    """Yield the results of ``module`` for each feed, see ``Probe``."""
-    with Probe(module, ctx, what) as probe:
+    """Yield the results of ``module``, computed as it is written, for each feed; see ``Probe``.
+
+    Only the runtime's layouts and fusions in float may differ.
+    """
+    with Probe(module, ctx, what, fast=True, integers=False) as probe:
         yield from probe.run(feeds)
 
 

@@ -13,7 +13,7 @@ integers gain stay in float, see ``regions``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,10 +26,14 @@ from lepton_ir.passes.quant.regions import drop_islands
 
 if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
-    from lepton_ir.passes.quant.common import Run
+    from lepton_ir.passes.quant.calibrate import Range
+    from lepton_ir.passes.quant.common import Run, Snapshot
     from lepton_ir.passes.quant.correct import Correction
     from lepton_ir.passes.quant.feeds import Feeds
+    from lepton_ir.passes.quant.numbers import Weight
     from lepton_ir.tensors import Tensor
+
+Array = np.ndarray[Any, Any]
 
 JOINS = frozenset(
     {
@@ -88,6 +92,18 @@ class Plan:
             value = self.source[value]
         return value
 
+    def copy(self) -> Plan:
+        """Return a plan that can be changed."""
+        return Plan(
+            list(self.ops),
+            dict(self.inputs),
+            dict(self.outputs),
+            dict(self.source),
+            dict(self.factor),
+            dict(self.constants),
+            set(self.starts),
+        )
+
     def drop(self, ops: set[Op]) -> None:
         """Take operations out, and what they say about values."""
         self.ops = [op for op in self.ops if op not in ops]
@@ -113,37 +129,93 @@ class Plan:
                 value = op.operands[index]
                 assert value is not None
                 wanted[value] = value in made
-            if op.name not in ("matmul", "gemm") or _joins_gemm(op):
+            if op.name not in ("matmul", "gemm") or joins_gemm(op):
                 for value in self.outputs[op]:
                     wanted[value] = True
         return wanted
 
 
-def quantize_static(run: Run, feeds: Feeds, plan: Plan | None = None) -> list[Correction]:
-    """Calibrate and quantize the main function's own block; returns corrections of biases."""
+@dataclass
+class Prepared:
+    """A plan with what the data says.
+
+    Attributes:
+        plan: what is quantized.
+        ranges: by root value.
+        means: of the inputs of layers whose bias is to be corrected.
+        rounded: weights of layers that are not simply rounded to the nearest.
+    """
+
+    plan: Plan
+    ranges: dict[Value, Range] = field(default_factory=dict)
+    means: dict[Op, Array] = field(default_factory=dict)
+    rounded: dict[Op, Weight] = field(default_factory=dict)
+
+    def moved(self, to: Snapshot) -> Prepared:
+        """Return the same about a copy of the module."""
+        ops, values, plan = to.ops, to.values, self.plan
+        moved = Plan(
+            [ops[op] for op in plan.ops],
+            {ops[op]: slots for op, slots in plan.inputs.items()},
+            {ops[op]: [values[v] for v in made] for op, made in plan.outputs.items()},
+            {values[v]: values[source] for v, source in plan.source.items()},
+            {values[v]: factor for v, factor in plan.factor.items()},
+            {ops[op]: slots for op, slots in plan.constants.items()},
+            {ops[op] for op in plan.starts},
+        )
+        ranges = {values[v]: found for v, found in self.ranges.items()}
+        means = {ops[op]: mean for op, mean in self.means.items()}
+        return Prepared(moved, ranges, means, {ops[op]: w for op, w in self.rounded.items()})
+
+
+def prepare(run: Run, feeds: Feeds) -> Prepared:
+    """Plan, and calibrate."""
     from lepton_ir.passes.quant.adaround import adapt
     from lepton_ir.passes.quant.calibrate import calibrate
     from lepton_ir.passes.quant.causes import note_causes
     from lepton_ir.passes.quant.correct import input_means
     from lepton_ir.passes.quant.narrow import narrow
 
-    contrib = _needs_contrib(run)
-    plan = make_plan(run) if plan is None else plan
-    if run.options.embeddings:
-        _quantize_tables(run)
+    needs_contrib(run)  # or else it is refused here
+    plan = make_plan(run)
     if not plan.ops:
-        return []
+        return Prepared(plan)
     roots = dict.fromkeys(plan.root(v) for v in plan.paired())
     fixed = {v for op in plan.ops if op.name == "hard_sigmoid" for v in plan.outputs[op]}
     ranges = calibrate(run, [v for v in roots if v not in fixed], feeds)
     narrow(plan, ranges)
     note_causes(run, plan, ranges)
     means = input_means(run, plan, feeds) if run.options.bias_correction else {}
+    for value in plan.source:
+        # A view is a root of its own when what it views stays in float.
+        root, factor = plan.root(value), 1.0
+        at = value
+        while at in plan.source:
+            factor, at = factor * plan.factor.get(at, 1.0), plan.source[at]
+        if root in ranges and value not in ranges:
+            ranges[value] = ranges[root].times(factor)
     rounded = adapt(run, plan, feeds) if run.options.weights == "adaround" else {}
-    corrections = insert_pairs(run, plan, ranges, means, rounded)
-    if contrib:
+    return Prepared(plan, ranges, means, rounded)
+
+
+def quantize_static(run: Run, feeds: Feeds, prepared: Prepared | None = None) -> list[Correction]:
+    """Quantize the main function's own block, as prepared if it is; returns bias corrections."""
+    found = prepare(run, feeds) if prepared is None else prepared
+    if run.options.embeddings:
+        _quantize_tables(run)
+    if not found.plan.ops:
+        return []
+    corrections = insert_pairs(run, found.plan, found.ranges, found.means, found.rounded)
+    if needs_contrib(run):
         _to_contrib(run)
     return corrections
+
+
+def leave_in_float(run: Run, plan: Plan, layers: set[Op]) -> None:
+    """Take layers out of a plan, and what has no integers to read any more."""
+    plan.drop(layers)
+    prune(plan)
+    drop_islands(run, plan)
 
 
 def _quantize_tables(run: Run) -> None:
@@ -154,7 +226,7 @@ def _quantize_tables(run: Run) -> None:
             gather_layer(run, op)
 
 
-def _needs_contrib(run: Run) -> bool:
+def needs_contrib(run: Run) -> bool:
     """Return whether pairs of 16 bits have to be onnxruntime's own operators.
 
     Raises:
@@ -309,7 +381,7 @@ def _take_factors(run: Run, op: Op, slots: list[int], plan: Plan) -> None:
         plan.factor.update(factor[made])
 
 
-def _joins_gemm(op: Op) -> bool:
+def joins_gemm(op: Op) -> bool:
     """Return whether onnxruntime merges a matrix product with the bias that is added to it."""
     x, value = op.operands[0], op.result
     if op.name != "matmul" or value.use_count != 1 or x is None or x.shape is None:

@@ -1,0 +1,152 @@
+"""Finding out which units of a model to leave in float.
+
+What a unit adds alone is measured on a few samples. Those that add most for what they cost go
+first, as few as a bisection shows to be enough; then some that do not matter beside the others come
+back. Every choice is measured on all samples. Budgets are counted in runs over all samples, so that
+the search takes no longer than a number of these.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from lepton_ir.ir import Function
+
+Array = np.ndarray[Any, Any]
+Feed = dict[str, Any]
+
+ALONE = 2
+"""Runs over all samples that measuring units alone may take, of a model with switches."""
+
+LEAST = 40
+"""Runs of single samples that it may take in any case."""
+
+MOST_SAMPLES = 16
+"""Samples beyond which a distance gets no better."""
+
+CHECKS = 13
+"""Choices that are measured on all samples."""
+
+
+def singles(feed: Feed, function: Function) -> Iterator[Feed]:
+    """Yield the samples of a feed, if the length of a batch is open; else the feed."""
+    open_ = [v.name or "" for v in function.inputs if v.name in feed]
+    shapes = [v.shape for v in function.inputs if v.name in feed]
+    counts = {np.shape(feed[n])[:1] for n in open_}
+    free = all(s and not isinstance(s[0], int) for s in shapes)
+    if not free or len(counts) != 1 or counts == {(1,)} or counts == {()}:
+        yield feed
+        return
+    ((count,),) = counts
+    for i in range(count):
+        yield {n: feed[n][i : i + 1] for n in open_}
+
+
+def samples(feeds: Iterable[Feed], function: Function, units: int) -> tuple[list[Feed], int]:
+    """Return a few samples, evenly from all, and how many units to measure together on them."""
+    total = sum(1 for feed in feeds for _ in singles(feed, function))
+    runs = max(ALONE * total, LEAST)
+    count = max(min(MOST_SAMPLES, total, runs // max(units, 1)), 1)
+    wanted = {i * total // count for i in range(count)}
+    every = (sample for feed in feeds for sample in singles(feed, function))
+    return [s for i, s in enumerate(every) if i in wanted], -(-units * count // runs)
+
+
+def distance(expected: Iterable[list[Any]], outputs: Iterable[list[Any]]) -> float:
+    """Return the worst output's ``sqrt(sum (x - y)^2 / sum x^2)`` over all samples."""
+    signal: Any = 0.0
+    noise: Any = 0.0
+    for wanted, found in zip(expected, outputs, strict=False):
+        pairs = [
+            (np.asarray(x, np.float64), np.asarray(y, np.float64))
+            for x, y in zip(wanted, found, strict=True)
+            if np.asarray(x).dtype.kind == "f"
+        ]
+        signal = signal + np.array([np.square(x).sum() for x, _ in pairs])
+        noise = noise + np.array([np.square(x - y).sum() for x, y in pairs])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(np.asarray(noise) > 0, noise / np.asarray(signal), 0.0)
+    return float(np.sqrt(np.max(ratio, initial=0.0)))
+
+
+class Search:
+    """Chooses units to leave out.
+
+    Args:
+        gains: what each unit adds alone, squared.
+        costs: of leaving each unit out alone.
+        cost: of leaving units out.
+        loss: what is lost when units are left out.
+    """
+
+    def __init__(
+        self,
+        gains: Array,
+        costs: Array,
+        cost: Callable[[frozenset[int]], int],
+        loss: Callable[[frozenset[int]], float],
+    ) -> None:
+        self.gains, self.costs, self.cost = gains, costs, cost
+        self.measured: dict[frozenset[int], float] = {}
+        self._loss = loss
+
+    def loss(self, left_out: frozenset[int]) -> float:
+        """Return what is lost when units are left out; measured once."""
+        if left_out not in self.measured:
+            self.measured[left_out] = self._loss(left_out)
+        return self.measured[left_out]
+
+    def reduce(self, limit: float) -> frozenset[int]:
+        """Return units that hold the limit when left out, of little cost.
+
+        All of them if nothing less was found to.
+        """
+        if self.loss(frozenset()) <= limit:
+            return frozenset()
+        worth = [int(i) for i in np.argsort(-self.gains / self.costs, kind="stable")]
+        found = self._prefix(worth, limit)
+        found = self._shorter(
+            found, [int(i) for i in np.argsort(-self.gains, kind="stable")], limit
+        )
+        for i in reversed(worth):
+            if len(self.measured) >= CHECKS:
+                break
+            if i in found and self.cost(found - {i}) < self.cost(found):
+                found = found - {i} if self.loss(found - {i}) <= limit else found
+        return found
+
+    def _prefix(self, order: list[int], limit: float) -> frozenset[int]:
+        """Return the shortest beginning of ``order`` that holds the limit, by bisection.
+
+        The first guess is where what units add alone says that it is.
+        """
+        rest = np.append(np.cumsum(self.gains[order][::-1])[::-1], 0.0)
+        scale = np.square(self.loss(frozenset())) / max(float(rest[0]), 1e-30)
+        low, high = 0, len(order)
+        at = min(max(int(np.argmax(rest * scale <= limit**2)), 1), high - 1)
+        step = max(high // 16, 1)
+        while high - low > 1 and len(self.measured) < CHECKS:
+            fits = self.loss(frozenset(order[:at])) <= limit
+            low, high = (low, at) if fits else (at, high)
+            near = at - step if fits else at + step
+            bounded = low > 0 and high < len(order)
+            at, step = near if low < near < high and not bounded else (low + high) // 2, 2 * step
+        return frozenset(order[:high])
+
+    def _shorter(self, found: frozenset[int], order: list[int], limit: float) -> frozenset[int]:
+        """Return a beginning of another order if it holds the limit at less cost."""
+        until = self.cost(found)
+        count = int(np.searchsorted(np.cumsum(self.costs[order]), until))
+        for at in (count, count - max(count // 8, 1)):
+            other = frozenset(order[:at])
+            if len(self.measured) >= CHECKS or not at > 0 or self.cost(other) >= until:
+                continue
+            if self.loss(other) > limit:
+                break
+            found, until = other, self.cost(other)
+        return found
