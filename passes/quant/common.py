@@ -242,6 +242,10 @@ class Run:
             return found
         return quantize_weight(tensor, axis, self.limit, floor, search=search)
 
+    def share_weights(self, other: Run) -> None:
+        """Take over what another run makes of weights that both modules have."""
+        self._cache = other._cache
+
     # -- results -----------------------------------------------------------------------------
 
     def record(self, layer: Layer, *originals: Value) -> None:

@@ -22,7 +22,7 @@ from lepton_ir.passes.quant.integers import hard_affine
 from lepton_ir.passes.quant.numbers import affine, spread
 from lepton_ir.passes.quant.probe import Probe
 from lepton_ir.passes.quant.reasons import cause
-from lepton_ir.passes.quant.search import Search, distance, samples
+from lepton_ir.passes.quant.search import Search, distance, samples, typical
 from lepton_ir.passes.quant.static import VIEWS, Prepared, leave_in_float
 from lepton_ir.passes.quant.switches import SWITCHES, Switches
 
@@ -48,7 +48,8 @@ class Unit:
     Attributes:
         name: of the layer.
         ops: the planned operations.
-        distance: of the output when only this is quantized.
+        distance: of the outputs when only this is quantized.
+        typical: the same, as it is for most samples.
         cause: why it is sensitive.
         kept: whether it stays in float.
     """
@@ -56,6 +57,7 @@ class Unit:
     name: str
     ops: list[Op]
     distance: float = 0.0
+    typical: float = 0.0
     cause: str = ""
     kept: bool = False
 
@@ -74,7 +76,7 @@ def choose(run: Run, feeds: Feeds, prepared: Prepared) -> list[Unit]:
     judge = _Judge(run, feeds)
     simulation = _Simulation(run, prepared, units)
     for unit, found in zip(units, simulation.alone(feeds), strict=True):
-        unit.distance = found
+        unit.distance, unit.typical = found
     if run.options.max_drop > 0:
         _reach(run, judge, simulation, units)
     return units
@@ -87,7 +89,7 @@ def _reach(run: Run, judge: _Judge, simulation: _Simulation, units: list[Unit]) 
         return judge.loss(quantized_outputs(run, simulation, left_out, judge.feeds))
 
     limit = run.options.max_drop
-    gains = np.square([u.distance for u in units])
+    gains = np.square([u.typical for u in units])
     costs = np.array([max(simulation.cost(frozenset({i})), 1) for i in range(len(units))])
     search = Search(gains, costs, simulation.cost, loss)
     kept = search.reduce(limit)
@@ -106,6 +108,7 @@ def quantized_outputs(
 
     snapshot = run.snapshot()
     trial = Run(run.options, snapshot.module, trial_context(run), "static")
+    trial.share_weights(simulation.run)
     prepared = replace(simulation.prepared, plan=simulation.plan(left_out))
     quantize_static(trial, feeds, prepared.moved(snapshot))
     with Probe(trial.module, trial.ctx, "sensitivity", fast=True) as probe:
@@ -194,12 +197,15 @@ class _Simulation:
                     on[self.number[value, use.op, use.index]] = True
         return on
 
-    def alone(self, feeds: Feeds) -> list[float]:
-        """Return the distance of every unit alone; of one in a group, its share of the group's."""
+    def alone(self, feeds: Feeds) -> list[tuple[float, float]]:
+        """Return distance and typical distance of every unit alone.
+
+        Those of units in a group are their shares of the group's.
+        """
         count = len(self.heads)
         chosen, size = samples(feeds, self.run.module.main, count)
         everything = frozenset(range(count))
-        found: list[float] = []
+        found: list[tuple[float, float]] = []
         with self._probe() as probe:
 
             def outputs(left_out: frozenset[int]) -> Iterator[list[Any]]:
@@ -209,8 +215,9 @@ class _Simulation:
             expected = list(outputs(everything))
             for start in range(0, count, size):
                 members = frozenset(range(start, min(start + size, count)))
-                lost = distance(expected, outputs(everything - members))
-                found += [lost / math.sqrt(len(members))] * len(members)
+                given, share = list(outputs(everything - members)), math.sqrt(len(members))
+                lost = distance(expected, given) / share, typical(expected, given) / share
+                found += [lost] * len(members)
         return found
 
     def _probe(self) -> Probe:
