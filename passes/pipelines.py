@@ -7,12 +7,12 @@ O1 = "shapes,fold{exact},canonicalize{exact},cse,dce"
 
 O2 = (
     "shapes,fold,cse,canonicalize,cse,fuse,layout,fold,canonicalize,cse,"
-    "merge_parallel,fuse_ort,dce,strip{doc=false metadata=false}"
+    "fuse_attention{contrib_only},merge_parallel,fuse_ort,dce,strip{doc=false metadata=false}"
 )
 """The default: everything that keeps results within rounding."""
 
 O3 = (
     "shapes,fold,cse,canonicalize,cse,fuse,layout,fold,canonicalize,cse,"
-    "merge_parallel,fuse_attention,fuse_ort,dce,strip{doc=false metadata=false}"
+    "fuse_attention,merge_parallel,fuse_ort,dce,strip{doc=false metadata=false}"
 )
-"""O2, and whole attention blocks as one operation where the target has it."""
+"""O2, and whole attention blocks as one operation also in ONNX, from opset 23."""

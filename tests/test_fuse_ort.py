@@ -205,3 +205,36 @@ def test_attention_scales(heads: int, length: int, where: str, tmp_path: Path) -
     np.testing.assert_allclose(run_list(module, feeds)[0], want, rtol=1e-4, atol=1e-5)
     got = run_onnxruntime(module, tmp_path / "m.onnx", feeds)[0]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+@pytest.mark.parametrize("target", ["onnx", "ort"])
+@pytest.mark.parametrize("hidden", [LOWEST, -1e4, -np.inf])
+def test_rows_that_see_no_key(target: str, hidden: float, tmp_path: Path) -> None:
+    """A whole row of the lowest float means the mean of the values, in every spelling."""
+
+    def make(b: Builder, x: Value, see: Value) -> list[Value]:
+        zero, low = b.const(np.zeros((), np.float32)), b.const(np.array(hidden, np.float32))
+        mask = b.where(see, zero, low)
+        scores = b.add(b.matmul(x, b.transpose(x, perm=(0, 1, 3, 2))), mask)
+        found = b.matmul(b.softmax(scores, axis=-1), x)
+        return [b.transpose(found, perm=(0, 2, 1, 3))]
+
+    n = sym("N")
+    module = build(
+        make,
+        TensorType(dtypes.F32, (2, 3, n, 5)),
+        TensorType(dtypes.BOOL, (2, 1, n, n)),
+    )
+    module.opsets[""] = 23
+    see = np.ones((2, 1, 4, 4), np.bool_)
+    see[0, 0, 1], see[1, 0, 2, 1:] = False, False
+    x = np.random.default_rng(1).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    feeds = {"x0": x, "x1": see}
+    want = run_list(module, feeds)[0]
+    fuse(module, "shapes,fuse_attention,dce", target)
+    assert ("softmax" in names(module)) == (hidden == -np.inf)
+    got = run_onnxruntime(module, tmp_path / "m.onnx", feeds)[0]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

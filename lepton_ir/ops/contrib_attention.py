@@ -1,4 +1,4 @@
-"""Multi-head attention of the ``com.microsoft`` domain, in its unpacked forms."""
+"""Attention of the ``com.microsoft`` domain: over projected rows, and with its projections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir import dims
-from lepton_ir.opdef import Bool, Float, Int, op
+from lepton_ir.opdef import Bool, Float, Int, Ints, op
 from lepton_ir.ops._support import Array, Shape, first_dtype, widen
 from lepton_ir.types import UNKNOWN, TensorType, Type
 
@@ -72,7 +72,7 @@ def _padding(mask: Array, batch: int, length: int, total: int, filler: float) ->
     elif mask.shape == (batch, length, total):
         mask = mask[:, None]
     else:
-        raise ValueError(f"ms_multi_head_attention: no meaning for a mask of shape {mask.shape}")
+        raise ValueError(f"no meaning for a padding mask of shape {mask.shape}")
     return np.where(mask > 0, np.float32(0), np.float32(filler))
 
 
@@ -142,3 +142,93 @@ def ms_multi_head_attention(
     y = _attend(q * factor, k, v, shift, before if unidirectional else None)
     y = y.transpose(0, 2, 1, 3).reshape(*query.shape[:2], -1)
     return tuple(part.astype(query.dtype) for part in (y, k, v))
+
+
+# -- with projections ------------------------------------------------------------------------------
+
+_PACKED_FORMS = "ms_attention: no meaning for key lengths, rotation or shared buffers"
+
+
+def _widths(total: Dim | None, sizes: tuple[int, ...] | None) -> tuple[Dim | None, ...]:
+    """Return the widths of queries, keys and values."""
+    if sizes:
+        return tuple(sizes)
+    third = None if total is None else dims.exact_div(total, 3)
+    return (third,) * 3
+
+
+def _infer_packed(ctx: InferContext) -> list[Type]:
+    heads, sizes = ctx.attrs["num_heads"], ctx.attrs["qkv_hidden_sizes"]
+    if heads < 1:
+        ctx.fail("C1", f"num_heads is {heads}")
+    if sizes and (len(sizes) != 3 or sizes[0] != sizes[1] or any(s % heads for s in sizes)):
+        ctx.fail("C2", f"qkv_hidden_sizes is {list(sizes)} for {heads} heads")
+    x, w, past = ctx.shape("x"), ctx.shape("weights"), ctx.shape("past")
+    special = ctx.has("past_sequence_length") or ctx.attrs["do_rotary"]
+    if special or x is None or w is None or len(x) != 3 or len(w) != 2:
+        return [UNKNOWN] * 2
+    dtype = first_dtype(ctx, "x", "weights")
+    width = _widths(w[1], sizes)
+    size = None if width[2] is None else dims.exact_div(width[2], heads)
+    total = _total(None if past is None else past[1:], ctx.has("past"), x[1])
+    return [
+        TensorType(dtype, (x[0], x[1], width[2])),
+        TensorType(dtype, (2, x[0], heads, total, size)),
+    ]
+
+
+@op(
+    "ms_attention(x, weights, bias?, mask_index?, past?, attention_bias?, past_sequence_length?) "
+    "-> y, present?",
+    infer=_infer_packed,
+)
+def ms_attention(
+    x: Array,
+    weights: Array,
+    bias: Array | None = None,
+    mask_index: Array | None = None,
+    past: Array | None = None,
+    attention_bias: Array | None = None,
+    past_sequence_length: Array | None = None,
+    *,
+    do_rotary: Bool = False,
+    mask_filter_value: Float = -10000.0,
+    num_heads: Int,
+    past_present_share_buffer: Bool = False,
+    qkv_hidden_sizes: Ints | None = None,
+    rotary_embedding_dim: Int = 0,
+    scale: Float | None = None,
+    unidirectional: Bool = False,
+) -> tuple[Array, ...]:
+    """Self-attention over ``x @ weights + bias``, whose columns are queries, keys and values.
+
+    com.microsoft Attention-1. No meaning for masks of key lengths, rotary embeddings or shared
+    buffers.
+
+    C1  num_heads >= 1
+    C2  qkv_hidden_sizes are three multiples of num_heads, the first two equal
+    """
+    if do_rotary or past_present_share_buffer or past_sequence_length is not None:
+        raise ValueError(_PACKED_FORMS)
+    if mask_index is not None and mask_index.ndim == 1:
+        raise ValueError(_PACKED_FORMS)
+    wide = np.matmul(widen(x), widen(weights))
+    rows = wide if bias is None else wide + widen(bias)
+    widths = qkv_hidden_sizes or (weights.shape[1] // 3,) * 3
+    parts = np.split(rows, np.cumsum(widths)[:2], axis=2)
+    q, k, v = (_heads(part, None, num_heads) for part in parts)
+    before = 0
+    if past is not None:
+        before = past.shape[3]
+        k = np.concatenate([widen(past[0]), k], axis=2)
+        v = np.concatenate([widen(past[1]), v], axis=2)
+    shift = None if attention_bias is None else widen(attention_bias)
+    if mask_index is not None:
+        padding = _padding(mask_index, q.shape[0], q.shape[2], k.shape[2], mask_filter_value)
+        shift = padding if shift is None else shift + padding
+    factor = np.float32(scale or 1 / math.sqrt(q.shape[3]))
+    y = _attend(q * factor, k, v, shift, before if unidirectional else None)
+    y = y.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1).astype(x.dtype)
+    if k.shape != v.shape:
+        return (y,)
+    return y, np.stack([k, v]).astype(x.dtype)

@@ -11,14 +11,14 @@ import numpy as np
 from lepton_ir import dtypes
 from lepton_ir.infer import const_tensor
 from lepton_ir.ir import Value
-from lepton_ir.passes.fuse._match import available, f32, made_by, same_dim, sole_user
+from lepton_ir.passes.fuse._match import available, f32, made_by, same_dim, settle, sole_user
 from lepton_ir.passes.fuse._weights import constant
+from lepton_ir.passes.fuse.attention_bias import fits, joined, seeing
 from lepton_ir.passes.fuse.attention_parts import (
     Core,
     Part,
     cached,
     core_of,
-    fits_scores,
     rows_of,
     sizes,
     turned_back,
@@ -52,38 +52,67 @@ class _Sources:
     past: tuple[tuple[Op, Value], tuple[Op, Value]] | None = None
 
 
-@rewrite("transpose")
+@rewrite("transpose", "matmul")
 def fuse_attention(m: Match, rw: Rewriter) -> bool:
     """transpose(softmax(s * q @ k' + bias) @ v) => reshape(attention(q, k, v, bias, scale=s)).
 
     ms_multi_head_attention where the opset has no Attention. q, k and v are heads; where they were
     split from rows (batch, length, heads * size), the rows are read instead. Groups of keys and
     values that are repeated for several heads are read once, where attention does so. A key and a
-    value that prolong a cache become ``past`` and ``present``.
+    value that prolong a cache become ``past`` and ``present``. Several biases become their sum. A
+    single query needs no transpose.
     """
-    product = made_by(m.root.operands[0], "matmul")
-    if product is None or tuple(m.root.attr("perm") or ()) != _TO_HEADS:
+    product = m.root if m.root.name == "matmul" else made_by(m.root.operands[0], "matmul")
+    if product is None or (m.root is not product and tuple(m.root.attr("perm") or ()) != _TO_HEADS):
         return False
     core = core_of(product)
     if isinstance(core, str):
         return rw.fail("{}", core) if core else False
-    if not sole_user(product.result):
+    if core.v.rank != 4 or (m.root is product and not _has_one_row(core.q)):
+        return False
+    if m.root is not product and not sole_user(product.result):
         return rw.fail("the result has other users")
     q, v = sizes(core.q), sizes(core.v)
-    if q is None or v is None or q[0] != v[0]:
-        return rw.fail("heads and head sizes are not known, or they differ")
-    keys = core.v.shape[2] if core.v.shape is not None else None
-    if core.bias is not None and not fits_scores(core.bias, core.q, keys):
-        return rw.fail("{} is not proven to have the shape of the scores", core.bias)
-    if not is_f32(core.q, core.v, core.bias):
+    if q is None or v is None or not _one_batch(core, *q):
+        return rw.fail("batch, heads and head sizes are not known, or they differ")
+    if not is_f32(core.q, core.v, *core.biases):
         return rw.fail("elements are {}", core.q.dtype)
-    if not available(rw, "attention") and not contrib(rw, _NAME):
+    if not _may_be_made(rw):
         return False
-    sources = _sources(core, m.root, available(rw, "attention"))
+    sources = _sources(core, product, available(rw, "attention"))
     if sources is None:
         return rw.fail("the keys are not turned in a known way")
     rw.also(*core.ops)
     return _make(m, rw, core, sources, q[0], v[1])
+
+
+def _has_one_row(q: Value) -> bool:
+    return q.shape is not None and q.shape[2] == 1
+
+
+def _one_batch(core: Core, heads: int, size: int) -> bool:
+    """Return whether queries, keys and values have the same batch, heads and sizes, proven."""
+    q, k, v = core.q.shape, core.k_turned.shape, core.v.shape
+    if q is None or k is None or v is None or k[1] != heads or k[2] != size or v[1] != heads:
+        return False
+    return same_dim(q[0], k[0]) and same_dim(q[0], v[0])
+
+
+def _may_be_made(rw: Rewriter) -> bool:
+    return available(rw, "attention") or contrib(rw, _NAME)
+
+
+def bias_of(core: Core, rw: Rewriter, *, standard: bool) -> Value | None:
+    """Build the bias of the scores; ``None`` and a reason when there is none that fits."""
+    assert core.q.shape is not None
+    assert core.v.shape is not None
+    scores = (*core.q.shape[:-1], core.v.shape[-2])
+    for term in core.biases:
+        if not fits(term, scores):
+            rw.fail("{} is not proven to fit the scores", term)
+            return None
+    bias = joined(rw, core.biases, scores)
+    return seeing(rw, bias) if standard and bias is not None else bias
 
 
 def _sources(core: Core, root: Op, groups: bool) -> _Sources | None:
@@ -164,8 +193,11 @@ def _make(m: Match, rw: Rewriter, core: Core, sources: _Sources, heads: int, out
     found = sizes(core.q)
     assert found is not None
     standard = available(rw, "attention")
+    bias = bias_of(core, rw, standard=standard) if core.biases else None
+    if core.biases and bias is None:
+        return False
     if standard and sources.in_heads:
-        return _make_in_heads(m, rw, core, sources)
+        return _make_in_heads(m, rw, core, sources, bias)
     query: Value | Part
     if sources.query is None:
         query = rw.reshape(rw.transpose(core.q, perm=_TO_HEADS), [0, 0, heads * found[1]])
@@ -173,35 +205,86 @@ def _make(m: Match, rw: Rewriter, core: Core, sources: _Sources, heads: int, out
         query = sources.query
     rows = _build_rows(rw, query, sources.key, sources.value)
     past = [] if sources.past is None else [pair[1] for pair in sources.past]
-    attrs: dict[str, float] = {}
-    if f32(core.scale) != f32(1 / math.sqrt(found[1])):
-        attrs["scale"] = f32(core.scale)
-    results = 3 if past else 1
-    if standard:
-        attrs |= {"q_num_heads": heads, "kv_num_heads": heads}
-        made = rw.build("attention", *rows, core.bias, *past, results=results, **attrs)
-    else:
-        attrs["num_heads"] = heads
-        made = rw.build(_NAME, *rows, None, None, core.bias, *past, results=results, **attrs)
+    made = build_attention(rw, rows, bias, past, heads, core.scale, found[1])
     answer = rw.ctx.legal(made)
     if answer is not True:
         return rw.fail("{} cannot be written: {}", made.name, answer)
-    rw.replace(m.root, rw.reshape(made.results[0], [0, 0, heads, out_size]))
+    shape = [0, 0, heads, out_size] if m.root.name == "transpose" else [0, heads, 1, out_size]
+    rw.replace(m.root, rw.reshape(made.results[0], shape))
     if sources.past is not None:
         for (op, _), result in zip(sources.past, made.results[1:], strict=True):
             rw.replace(op, result)
     return True
 
 
-def _make_in_heads(m: Match, rw: Rewriter, core: Core, sources: _Sources) -> bool:
+def build_attention(
+    rw: Rewriter,
+    rows: list[Value],
+    bias: Value | None,
+    past: list[Value],
+    heads: int,
+    scale: float,
+    size: int,
+) -> Op:
+    """Build the operation of the opset, or of onnxruntime, that attends over rows."""
+    attrs: dict[str, float] = {}
+    if f32(scale) != f32(1 / math.sqrt(size)):
+        attrs["scale"] = f32(scale)
+    results = 3 if past else 1
+    if available(rw, "attention"):
+        attrs |= {"q_num_heads": heads, "kv_num_heads": heads}
+        return rw.build("attention", *rows, bias, *past, results=results, **attrs)
+    attrs["num_heads"] = heads
+    return rw.build(_NAME, *rows, None, None, bias, *past, results=results, **attrs)
+
+
+def _make_in_heads(
+    m: Match, rw: Rewriter, core: Core, sources: _Sources, bias: Value | None
+) -> bool:
     """Make Attention over heads; the transpose behind it stays."""
-    made = rw.build(
-        "attention", core.q, sources.key, sources.value, core.bias, scale=f32(core.scale)
-    )
+    made = rw.build("attention", core.q, sources.key, sources.value, bias, scale=f32(core.scale))
     answer = rw.ctx.legal(made)
     if answer is not True:
         return rw.fail("attention cannot be written: {}", answer)
+    if m.root.name == "matmul":
+        return rw.replace(m.root, made.results[0])
     return rw.replace(m.root, rw.transpose(made.results[0], perm=_TO_HEADS))
+
+
+@rewrite("matmul")
+def fuse_flat_attention(m: Match, rw: Rewriter) -> bool:
+    """softmax(s * q @ k' + bias) @ v => attention(q, k, v, bias, scale=s) of one head.
+
+    For values of rank 3, whose first axis is batch and heads together.
+    """
+    core = core_of(m.root)
+    if isinstance(core, str):
+        return False  # said by fuse_attention
+    if core.v.rank != 3:
+        return False
+    turn = made_by(core.k_turned, "transpose")
+    if turn is None or tuple(turn.attr("perm") or ()) != (0, 2, 1):
+        return rw.fail("the keys are not turned in a known way")
+    q, k, v = core.q, turn.operands[0], core.v
+    if k is None or q.shape is None or k.shape is None or v.shape is None:
+        return False
+    size = q.shape[2]
+    known = isinstance(size, int) and size == k.shape[2] and isinstance(v.shape[2], int)
+    if not known or not all(same_dim(q.shape[0], x.shape[0]) for x in (k, v) if x.shape):
+        return rw.fail("batch and head sizes are not known, or they differ")
+    if not is_f32(q, v, *core.biases):
+        return rw.fail("elements are {}", q.dtype)
+    if not _may_be_made(rw):
+        return False
+    rw.also(*core.ops)
+    bias = bias_of(core, rw, standard=available(rw, "attention")) if core.biases else None
+    if core.biases:
+        if bias is None:
+            return False
+        bias = rw.unsqueeze(bias, [1])
+    assert isinstance(size, int)
+    made = build_attention(rw, [q, k, v], bias, [], 1, core.scale, size)
+    return settle(rw, m.root, made.results[0])
 
 
 # -- biases of the projections ---------------------------------------------------------------------

@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 _TO_HEADS = (0, 2, 1, 3)
 _KEYS_FROM_ROWS = (0, 2, 3, 1)
 _SWAP = (0, 1, 3, 2)
+_MOST_BIASES = 3
 
 
 @dataclass
 class Core:
-    """``softmax(scale * q @ transpose(k) + bias) @ v`` over values of rank 4.
+    """``softmax(scale * q @ transpose(k) + biases) @ v`` over values of rank 3 or 4.
 
     Attributes:
-        q: queries (batch, heads, length, size).
+        q: queries (batch, heads, length, size); without the heads when of rank 3.
         k_turned: keys as the product reads them, (batch, heads, size, keys).
         v: values (batch, heads, keys, size of values).
-        bias: what is added to the scores, ``None`` if nothing.
+        biases: what is added to the scores, the last addition first.
         scale: the factor of the scores.
         ops: operations that nothing else reads.
     """
@@ -34,7 +35,7 @@ class Core:
     q: Value
     k_turned: Value
     v: Value
-    bias: Value | None
+    biases: list[Value]
     scale: float
     ops: list[Op]
 
@@ -63,50 +64,84 @@ def strip_factor(value: Value, ops: list[Op], *, only: bool = True) -> tuple[Val
         value, factor = x, factor * (number if op.name == "mul" else 1 / number)
 
 
-def _is_last_softmax(op: Op) -> bool:
-    return not op.attr("coerce_2d") and op.attr("axis") in (-1, 3) and op.result.rank == 4
+def _is_last_softmax(op: Op, rank: int) -> bool:
+    last = op.attr("axis") in (-1, rank - 1)
+    return not op.attr("coerce_2d") and last and op.result.rank == rank
 
 
 def core_of(product: Op) -> Core | str:
     """Return the attention that ends in the matrix product of weights and values, or why none."""
     weights, v = product.operands
-    softmax = made_by(weights, "softmax")
-    if softmax is None or weights is None or v is None or v.rank != 4:
+    if weights is None or v is None or v.rank not in (3, 4):
         return ""
-    if not _is_last_softmax(softmax):
-        return "the softmax is not over the last of four axes"
-    ops = [product, softmax]
+    softmax = made_by(weights, "softmax")
+    if softmax is None:
+        return _why_no_softmax(weights)
+    if not _is_last_softmax(softmax, v.rank):
+        return "the softmax is not over the last axis"
     if not sole_user(weights):
         return "the weights have other users"
-    scores, bias = softmax.operands[0], None
-    assert scores is not None
-    add = made_by(scores, "add")
-    if add is not None:
-        for i in (0, 1):
-            found = _raw_scores(add.operands[i])
-            if found is not None:
-                scores, bias = add.operands[i], add.operands[1 - i]
-                break
-        else:
+    ops = [product, softmax]
+    found = _scores_behind(softmax, ops)
+    if isinstance(found, str):
+        return found
+    raw, biases = found
+    if not sole_user(raw[0].result):
+        return "the scores have other users"
+    q, k = raw[0].operands
+    if q is None or k is None or q.rank != v.rank or k.rank != v.rank:
+        return f"queries and keys are not proven to have rank {v.rank}"
+    q, a = strip_factor(q, ops)
+    k, b = strip_factor(k, ops)
+    return Core(q, k, v, biases, raw[1] * a * b, [*ops, raw[0], *raw[2]])
+
+
+def _why_no_softmax(weights: Value) -> str:
+    chosen = made_by(weights, "where")
+    if chosen is None or made_by(chosen.operands[0], "is_nan") is None:
+        return ""
+    return "weights that are NaN become 0: rows that see no key are kept"
+
+
+_Raw = tuple["Op", float, "list[Op]"]
+
+
+def _scores_behind(softmax: Op, ops: list[Op]) -> tuple[_Raw, list[Value]] | str:
+    """Return the raw scores that a softmax reads, and what was added to them."""
+    scores = softmax.operands[0]
+    biases: list[Value] = []
+    while True:
+        raw = _raw_scores(scores)
+        if raw is not None:
+            return raw, biases
+        add = made_by(scores, "add")
+        if add is None:
+            if made_by(scores, "where") is not None:
+                return "scores are replaced, not added to"
+            return "the scores are no matrix product"
+        side = next((i for i in (0, 1) if _has_scores(add.operands[i], _MOST_BIASES)), None)
+        if side is None:
             return "no scores are added to"
         if not sole_user(add.result):
             return "the masked scores have other users"
         ops.append(add)
-    assert scores is not None
-    raw = _raw_scores(scores)
-    if raw is None:
-        return "the scores are no matrix product"
-    if not sole_user(raw[0].result):
-        return "the scores have other users"
-    q, k = raw[0].operands
-    if q is None or k is None or q.rank != 4 or k.rank != 4:
-        return "queries and keys are not proven to have rank 4"
-    q, a = strip_factor(q, ops)
-    k, b = strip_factor(k, ops)
-    return Core(q, k, v, bias, raw[1] * a * b, [*ops, raw[0], *raw[2]])
+        bias = add.operands[1 - side]
+        assert bias is not None
+        biases.append(bias)
+        scores = add.operands[side]
 
 
-def _raw_scores(value: Value | None) -> tuple[Op, float, list[Op]] | None:
+def _has_scores(value: Value | None, depth: int) -> bool:
+    """Return whether raw scores are among at most ``depth`` terms of a sum."""
+    if _raw_scores(value) is not None:
+        return True
+    add = made_by(value, "add")
+    if add is None or not depth:
+        return False
+    return any(_has_scores(v, depth - 1) for v in add.operands)
+
+
+def _raw_scores(value: Value | None) -> _Raw | None:
     """Return the product of queries and keys, the factor and what was passed to get there."""
     if value is None:
         return None
@@ -140,13 +175,28 @@ def _splits_heads(op: Op) -> bool:
 def _rows_behind(value: Value, perm: tuple[int, ...], ops: list[Op]) -> Value | None:
     """Return x (batch, length, heads * size) where ``value`` is its heads, turned by ``perm``."""
     turned = made_by(value, "transpose")
-    if turned is None or tuple(turned.attr("perm") or ()) != perm:
+    if turned is None:
+        return _single_row(value) if perm == _TO_HEADS else None
+    if tuple(turned.attr("perm") or ()) != perm:
         return None
     split = made_by(turned.operands[0], "reshape")
     if split is None or not _splits_heads(split):
         return None
     ops += [turned, split]
     return split.operands[0]
+
+
+def _single_row(value: Value) -> Value | None:
+    """Return x (batch, 1, heads * size) where ``value`` is its heads (batch, heads, 1, size)."""
+    split = made_by(value, "reshape")
+    x = None if split is None else split.operands[0]
+    found = sizes(value)
+    if split is None or x is None or x.shape is None or found is None or len(x.shape) != 3:
+        return None
+    assert value.shape is not None
+    if x.shape[1] != 1 or value.shape[2] != 1 or x.shape[2] != found[0] * found[1]:
+        return None
+    return x if same_dim(x.shape[0], value.shape[0]) else None
 
 
 @dataclass
@@ -302,12 +352,3 @@ def cached(value: Value) -> tuple[Op, Value, Value] | None:
         return None
     past, new = op.operands
     return None if past is None or new is None or past.rank != 4 else (op, past, new)
-
-
-def fits_scores(bias: Value, q: Value, keys: Dim | None) -> bool:
-    """Return whether ``bias`` is (1 or batch, 1 or heads, length, keys), proven."""
-    if bias.shape is None or q.shape is None or len(bias.shape) != 4:
-        return False
-    if not (same_dim(bias.shape[2], q.shape[2]) and same_dim(bias.shape[3], keys)):
-        return False
-    return all(a == 1 or same_dim(a, b) for a, b in zip(bias.shape[:2], q.shape[:2], strict=True))

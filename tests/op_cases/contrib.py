@@ -114,6 +114,23 @@ CASES: dict[str, list[Case]] = {
             (False, True),
         )
     ],
+    "ms_attention": [
+        Case((_f(2, 3, 6), _f(6, 24), _f(24)), {"num_heads": 2}),
+        Case((_f(2, 3, 6), _f(6, 24)), {"num_heads": 4, "scale": 0.3, "unidirectional": True}),
+        Case(
+            (_f(2, 3, 6), _f(6, 22), _f(22), None, None, _f(1, 2, 3, 3)),
+            {"num_heads": 2, "qkv_hidden_sizes": (8, 8, 6)},
+        ),
+        Case(
+            (_f(2, 3, 6), _f(6, 24), _f(24), np.array([[1, 1, 0], [1, 1, 1]], np.int32)),
+            {"num_heads": 2, "mask_filter_value": -3.0},
+        ),
+        Case(
+            (_f(2, 3, 6), _f(6, 24), _f(24), None, _f(2, 2, 2, 5, 4)),
+            {"num_heads": 2, "unidirectional": True},
+            results=2,
+        ),
+    ],
     "ms_multi_head_attention": [
         Case((_f(2, 3, 16), _f(2, 5, 16), _f(2, 5, 24)), {"num_heads": 4}),
         Case((_f(2, 3, 16), _f(2, 5, 16), _f(2, 5, 24), _f(56)), {"num_heads": 4, "scale": 0.3}),
