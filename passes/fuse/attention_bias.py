@@ -55,7 +55,7 @@ def joined(rw: Rewriter, terms: Sequence[Value], scores: Scores) -> Value | None
         else:
             total = rw.const(array.reshape((1,) * missing + array.shape), dtypes.F32)
     assert total.shape is not None
-    wanted: list[Dim | None] = [1] * (len(scores) - 2) + list(scores[-2:])
+    wanted: Scores = (*(1 for _ in scores[2:]), *scores[-2:])
     if all(w == 1 or same_dim(d, w) for d, w in zip(total.shape, wanted, strict=True)):
         return total
     target = _sizes(rw, wanted)

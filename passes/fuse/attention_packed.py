@@ -43,9 +43,9 @@ def _projection(rows: Value) -> _Projection | None:
     ops: list[Op] = []
     value, bias = rows, None
     add = made_by(value, "add")
-    if add is not None and value.shape:
+    if add is not None and rows.shape:
         for i in (0, 1):
-            if _vector(add.operands[i], value.shape[-1]) and add.operands[1 - i] is not None:
+            if _vector(add.operands[i], rows.shape[-1]) and add.operands[1 - i] is not None:
                 bias, inner = add.operands[i], add.operands[1 - i]
                 assert inner is not None
                 ops.append(add)
