@@ -31,6 +31,7 @@ class Fuse(RewritePass, name="fuse"):
         "lepton_ir.passes.fuse.qdq",
         "lepton_ir.passes.fuse.einsum",
         "lepton_ir.passes.fuse.shuffle",
+        "lepton_ir.passes.fuse.repeat",
         "lepton_ir.passes.fuse.primitives",
         "lepton_ir.passes.fuse.selection",
         "lepton_ir.passes.fuse.scales",

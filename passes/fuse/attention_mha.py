@@ -22,9 +22,9 @@ from lepton_ir.passes.fuse.attention_parts import (
     rows_of,
     sizes,
     turned_back,
-    unrepeated,
 )
 from lepton_ir.passes.fuse.ort_common import biased, contrib, is_f32, only_used_after
+from lepton_ir.passes.fuse.repeat import unrepeated
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:

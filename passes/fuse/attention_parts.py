@@ -10,7 +10,6 @@ from lepton_ir.infer import const_array, const_tensor
 from lepton_ir.passes.fuse._match import Scan, made_by, same_dim, sole_user
 
 if TYPE_CHECKING:
-    from lepton_ir.dims import Dim
     from lepton_ir.ir import Op, Value
 
 _TO_HEADS = (0, 2, 1, 3)
@@ -311,38 +310,6 @@ def _slab(part: Value) -> tuple[Value, int] | None:
     if axis not in (0, -len(x.shape)) or first < 0 or (steps is not None and int(steps[0]) != 1):
         return None
     return x, first
-
-
-def unrepeated(value: Value) -> Value:
-    """Return x (batch, groups, keys, size) where ``value`` repeats each group for several heads.
-
-    Spelled ``reshape(expand(unsqueeze(x, 2), (b, groups, n, keys, size)), (b, heads, ...))``;
-    ``value`` itself where it is not.
-    """
-    merged = made_by(value, "reshape")
-    spread = None if merged is None else made_by(merged.operands[0], "expand")
-    single = None if spread is None else made_by(spread.operands[0], "unsqueeze", "reshape")
-    x = None if single is None else single.operands[0]
-    if single is None or spread is None or x is None or x.shape is None or x.rank != 4:
-        return value
-    one, many, heads = single.result.shape, spread.result.shape, sizes(value)
-    if one is None or many is None or len(one) != 5 or len(many) != 5 or heads is None:
-        return value
-    assert value.shape is not None
-    batch, groups, keys, size = x.shape
-    times = many[2]
-    if one[2] != 1 or not isinstance(groups, int) or heads != (_times(groups, times), size):
-        return value
-    expected = [
-        *zip(one, (batch, groups, 1, keys, size), strict=True),
-        *zip(many, (batch, groups, times, keys, size), strict=True),
-        *zip(value.shape, (batch, heads[0], keys, size), strict=True),
-    ]
-    return x if all(same_dim(a, b) for a, b in expected) else value
-
-
-def _times(groups: int, times: Dim | None) -> int:
-    return groups * times if isinstance(times, int) else -1
 
 
 def cached(value: Value) -> tuple[Op, Value, Value] | None:
