@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.infer import const_array
-from lepton_ir.passes.fuse._match import same_dim
+from lepton_ir.passes.fuse._match import available, same_dim
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,9 +78,18 @@ def _sizes(rw: Rewriter, wanted: Sequence[Dim | None]) -> Value | None:
         found = _axis_of(rw, dim)
         if found is None:
             return None
-        parts.append(rw.shape(found[0], start=found[1], end=found[1] + 1))
+        parts.append(_size(rw, *found))
     joined: Value = rw.concat(*parts, axis=0)
     return joined
+
+
+def _size(rw: Rewriter, value: Value, axis: int) -> Value:
+    """Build the vector of one dim."""
+    if available(rw, "shape", start=axis, end=axis + 1):
+        ranged: Value = rw.shape(value, start=axis, end=axis + 1)
+        return ranged
+    picked: Value = rw.gather(rw.shape(value), rw.const(np.asarray([axis], np.int64)), axis=0)
+    return picked
 
 
 def _axis_of(rw: Rewriter, dim: Dim | None) -> tuple[Value, int] | None:

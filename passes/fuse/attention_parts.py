@@ -64,8 +64,8 @@ def strip_factor(value: Value, ops: list[Op], *, only: bool = True) -> tuple[Val
 
 
 def _is_last_softmax(op: Op, rank: int) -> bool:
-    last = op.attr("axis") in (-1, rank - 1)
-    return not op.attr("coerce_2d") and last and op.result.rank == rank
+    """Whether a softmax is over the last axis, where taking two dims for all is no difference."""
+    return op.attr("axis") in (-1, rank - 1) and op.result.rank == rank
 
 
 def core_of(product: Op) -> Core | str:
