@@ -271,3 +271,16 @@ def test_threads_share_the_work_and_change_no_bit():
         session = lepton_ir.compile(module, threads=count)
         for _ in range(20):
             assert np.array_equal(session.run(None, {"x": x})[0], expected)
+
+
+def test_symbols_may_have_any_name():
+    module = parse_module(
+        'func @main(%x: f32["batch size*2",3], %y: f32["batch size*2",3]) {\n'
+        "  %z = add(%x, %y)\n  %s = shape(%z)\n  return(%z, %s)\n}\n"
+    )
+    session = lepton_ir.compile(module, threads=1)
+    z, s = session.run(None, {"x": ones(4, 3), "y": ones(4, 3)})
+    assert z.shape == (4, 3)
+    assert s.tolist() == [4, 3]
+    with pytest.raises(LeptonError, match="takes shape"):
+        session.run(None, {"x": ones(4, 3), "y": ones(5, 3)})

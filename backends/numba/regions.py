@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from lepton_ir.backends.numba.planner import State
     from lepton_ir.backends.numba.session import Session
+    from lepton_ir.dims import Dim
     from lepton_ir.ir import Block, Op, Value
     from lepton_ir.types import Type
 
@@ -167,9 +168,9 @@ def bind(type_: Type, shape: tuple[int, ...], env: dict[str, int]) -> None:
     for dim, size in zip(type_.shape, shape, strict=True):
         if dim is None:
             continue
-        text = str(dim)
-        if not isinstance(dim, int) and dims.symbols(dim) == {text} and text not in env:
-            env[text] = size
+        name = symbol_of(dim)
+        if name is not None and name not in env:
+            env[name] = size
             continue
         try:
             expected = dims.evaluate(dim, env)
@@ -180,6 +181,14 @@ def bind(type_: Type, shape: tuple[int, ...], env: dict[str, int]) -> None:
                 f"a value of type {type_} has shape {list(shape)}, where {dim} is {expected}",
                 code="shape",
             )
+
+
+def symbol_of(dim: Dim) -> str | None:
+    """Return the symbol that a dim is, ``None`` for sizes and expressions."""
+    if isinstance(dim, int):
+        return None
+    names = dims.symbols(dim)
+    return next(iter(names)) if len(names) == 1 and dim == dims.sym(*names) else None
 
 
 def _shape_key(array: Any) -> Any:

@@ -12,7 +12,7 @@ from lepton_ir import dims, dtypes
 from lepton_ir.backends.numba.codegen.library import library
 from lepton_ir.backends.numba.constants import Constants
 from lepton_ir.backends.numba.machine import machine as find_machine
-from lepton_ir.backends.numba.regions import BlockPlans
+from lepton_ir.backends.numba.regions import BlockPlans, symbol_of
 from lepton_ir.backends.numba.runtime.threads import pool
 from lepton_ir.diagnostics import LeptonError, UnsupportedError, shorten
 from lepton_ir.infer import describe
@@ -240,8 +240,9 @@ def _check_shape(name: str, type_: TensorType, shape: tuple[int, ...], env: dict
         if dim is None:
             continue
         if not isinstance(dim, int):
-            if dims.symbols(dim) == {str(dim)}:
-                env.setdefault(str(dim), size)
+            name_of = symbol_of(dim)
+            if name_of is not None:
+                env.setdefault(name_of, size)
             if not dims.symbols(dim) <= env.keys():
                 continue
         if dims.evaluate(dim, env) != size:

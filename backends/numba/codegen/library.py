@@ -40,6 +40,13 @@ class Kernel:
     family: str
     params: tuple[Any, ...] = ()
 
+    def __post_init__(self) -> None:
+        # Expressions are deep, and every plan looks its kernels up again.
+        object.__setattr__(self, "_hash", hash((self.family, self.params)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined, no-any-return]
+
     def __str__(self) -> str:
         return f"{self.family}{self.params}"
 
