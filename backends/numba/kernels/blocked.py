@@ -158,7 +158,7 @@ def lower_blocked(
     Operands are blocked tensors of the result's shape, plain ones of that shape (which are
     converted), one value a channel, or one for all.
     """
-    from lepton_ir.backends.numba.kernels.conv import halo_for
+    from lepton_ir.backends.numba.kernels.window import halo_for
 
     rank = len(shape)
     if dtype is not dtypes.F32 or any(t.dtype is not dtypes.F32 for t in tensors):
@@ -204,7 +204,7 @@ def _loop_strides(t: Tensor, shape: tuple[int, ...], block: int) -> tuple[int, .
 
 def concat_channels(lo: Lowering, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> bool:
     """Concatenate blocked tensors of whole blocks; return whether that was done."""
-    from lepton_ir.backends.numba.kernels.conv import halo_for
+    from lepton_ir.backends.numba.kernels.window import halo_for
 
     block = lo.machine.lanes
     if any(not is_blocked(lo, t) or t.shape[1] % block for t in tensors):

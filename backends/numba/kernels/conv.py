@@ -25,17 +25,24 @@ from lepton_ir.backends.numba.kernels.blocked import (
     plane_strides,
     to_blocked,
 )
+from lepton_ir.backends.numba.kernels.conv_weights import (
+    pack_depthwise,
+    pack_direct,
+    pack_plain,
+)
+from lepton_ir.backends.numba.kernels.depthwise import TiledRow, moved, store_tile
 from lepton_ir.backends.numba.kernels.elementwise import Translation
-from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row
+from lepton_ir.backends.numba.kernels.epilogue import Epilogue
+from lepton_ir.backends.numba.kernels.window import Window, halo_for, window_of
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Ref, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lepton_ir.backends.numba.machine import Machine
     from lepton_ir.backends.numba.plan import Array
-    from lepton_ir.ir import Op, Value
+    from lepton_ir.ir import Value
 
 MAX_UNROLLED = 49
 """Window elements of a depthwise kernel, which are all unrolled."""
@@ -44,84 +51,6 @@ FEW_CHANNELS = 4
 """Up to so many input channels, a plain image is read instead of a blocked one."""
 
 CHANNEL_UNROLL = 4
-
-
-@dataclass(frozen=True)
-class Window:
-    """The geometry of a convolution or pooling, always with two axes.
-
-    Attributes:
-        kernel: rows and columns of the window.
-        strides: steps.
-        dilations: distances of its elements.
-        pads: zeros before and after, by axis.
-    """
-
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[tuple[int, int], tuple[int, int]]
-
-
-def window_of(op: Op, sizes: Sequence[int], kernel: Sequence[int]) -> Window | None:
-    """Return the geometry of an operation on an image of ``sizes``; ``None`` for 3-D ones."""
-    rank = len(sizes)
-    if rank not in (1, 2) or len(kernel) != rank:
-        return None
-    strides = tuple(op.attr("strides") or (1,) * rank)
-    dilations = tuple(op.attr("dilations") or (1,) * rank)
-    pads = _pads(op, sizes, kernel, strides, dilations)
-    if rank == 1:
-        pairs = ((0, 0), pads[0])
-        return Window((1, kernel[0]), (1, strides[0]), (1, dilations[0]), pairs)
-    return Window(
-        (kernel[0], kernel[1]),
-        (strides[0], strides[1]),
-        (dilations[0], dilations[1]),
-        (pads[0], pads[1]),
-    )
-
-
-def _pads(
-    op: Op,
-    sizes: Sequence[int],
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-) -> list[tuple[int, int]]:
-    rank = len(sizes)
-    auto = op.attr("auto_pad")
-    if auto in ("NOTSET", ""):
-        given = op.attr("pads") or (0,) * (2 * rank)
-        return [(given[i], given[i + rank]) for i in range(rank)]
-    if auto == "VALID":
-        return [(0, 0)] * rank
-    found = []
-    for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
-        total = max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
-        small, large = total // 2, total - total // 2
-        found.append((small, large) if auto == "SAME_UPPER" else (large, small))
-    return found
-
-
-def halo_for(value: Value, shape: Sequence[int]) -> Halo:
-    """Return the halo that the convolutions which read ``value`` want around it."""
-    rank = len(shape) - 2
-    found = [(0, 0)] * rank
-    for use in value.uses:
-        op = use.op
-        if op.name != "conv" or use.index != 0 or op.operands[1] is None:
-            continue
-        kernel = op.operands[1].shape
-        if kernel is None or len(kernel) != rank + 2:
-            continue
-        if any(not isinstance(k, int) for k in kernel[2:]):
-            continue
-        window = window_of(op, shape[2:], [k for k in kernel[2:] if isinstance(k, int)])
-        if window is not None:
-            pads = window.pads[2 - rank :]
-            found = [(max(a, c), max(b, d)) for (a, b), (c, d) in zip(found, pads, strict=True)]
-    return tuple(found)
 
 
 # -- lowering --------------------------------------------------------------------------------------
@@ -362,69 +291,6 @@ def tile_widths(columns: int, limit: int) -> list[tuple[int, int]]:
     return [*found, (base, count - larger)]
 
 
-def pack_direct(w: Array, block: int, vectors: int, group: int) -> Array:
-    """Return ``[group, output blocks, input block, window, channel, outputs]``, zeros filled in.
-
-    Output blocks stand in pairs of ``vectors``; a last single one is narrower, so the result is
-    flat.
-    """
-    outputs, channels, rows, columns = _window_axes(w).shape
-    w = _window_axes(w).reshape(group, outputs // group, channels, rows, columns)
-    inputs = blocks_of(channels, block)
-    parts = []
-    for g in range(group):
-        start, left = 0, blocks_of(outputs // group, block)
-        while left:
-            width = block * min(vectors, left)
-            part = np.zeros((inputs * block, rows, columns, width), np.float32)
-            chosen = w[g, start : start + width]
-            part[:channels, :, :, : len(chosen)] = chosen.transpose(1, 2, 3, 0)
-            part = part.reshape(inputs, block, rows, columns, width).transpose(0, 2, 3, 1, 4)
-            parts.append(part.reshape(-1))
-            start, left = start + width, left - min(vectors, left)
-    return _joined(parts)
-
-
-def pack_plain(w: Array, block: int, vectors: int) -> Array:
-    """Return ``[output blocks, channel, window, outputs]``, flat."""
-    w = _window_axes(w)
-    outputs, channels, rows, columns = w.shape
-    parts, start, left = [], 0, blocks_of(outputs, block)
-    while left:
-        width = block * min(vectors, left)
-        part = np.zeros((channels, rows, columns, width), np.float32)
-        chosen = w[start : start + width]
-        part[..., : len(chosen)] = chosen.transpose(1, 2, 3, 0)
-        parts.append(part.reshape(-1))
-        start, left = start + width, left - min(vectors, left)
-    return _joined(parts)
-
-
-def pack_depthwise(w: Array, block: int) -> Array:
-    """Return ``[block, window, channel]``, zeros filled in."""
-    w = _window_axes(w)
-    channels, _, rows, columns = w.shape
-    found = aligned_array((blocks_of(channels, block), rows, columns, block), np.float32)
-    found[:] = 0
-    for start in range(0, channels, block):
-        part = w[start : start + block, 0].transpose(1, 2, 0)
-        found[start // block, :, :, : part.shape[-1]] = part
-    return found
-
-
-def _window_axes(w: Array) -> Array:
-    return w[:, :, None, :] if w.ndim == 3 else w
-
-
-def _joined(parts: list[Array]) -> Array:
-    found = aligned_array((sum(p.size for p in parts),), np.float32)
-    start = 0
-    for part in parts:
-        found[start : start + part.size] = part
-        start += part.size
-    return found
-
-
 # -- kernels ---------------------------------------------------------------------------------------
 
 
@@ -451,74 +317,43 @@ def emit_conv(e: Emitter, config: Direct, epilogue: Epilogue) -> None:
     fixed = 14 + len(config.tiles)
     args = e.args(fixed + 4 * len(epilogue.modes))
     x, w, y, channels, blocks, rows, count, groups, xn, xc, xr, yn, yc, yr = args[:14]
-    numbers = args[14:fixed]
     operands = [args[fixed + 4 * i : fixed + 4 * i + 4] for i in range(len(epilogue.modes))]
-    b, size = e.b, 4 * e.lanes
+    b, size, window = e.b, 4 * e.lanes, config.window
     tiles = {
-        (p, v): _direct_tile(e, config, epilogue, p, v)
-        for p in config.tiles
-        for v in config.vectors
+        v: [_direct_tile(e, config, epilogue, p, v) for p in config.tiles] for v in config.vectors
     }
     usual = config.vectors[0]
     panels = e.ceil_div(blocks, usual)
     inputs = e.ceil_div(channels, e.lanes) if config.blocked else channels
-    taps = config.window.kernel[0] * config.window.kernel[1]
-    one_input = size * taps * (e.lanes if config.blocked else 1)
-    group_weights = b.mul(b.mul(inputs, blocks), i64(one_input))
-    total = b.mul(b.mul(b.mul(count, groups), panels), rows)
-    first, last = e.share(total)
+    one_input = size * window.kernel[0] * window.kernel[1] * (e.lanes if config.blocked else 1)
+    step = (size if config.blocked else 4) * window.strides[1]
+    tiled = TiledRow(e, config.tiles, args[14:fixed], step, epilogue.modes)
+    first, last = e.share(b.mul(b.mul(b.mul(count, groups), panels), rows))
 
     def item(number: Val) -> None:
         rest, row = e.divmod(number, rows)
         rest, panel = e.divmod(rest, panels)
         n, group = e.divmod(rest, groups)
         block = b.mul(panel, i64(usual))
-        inner = b.mul(b.mul(inputs, block), i64(one_input))
-        weights = b.add(b.add(w, b.mul(group, group_weights)), inner)
-        source = b.add(x, b.add(b.mul(n, xn), b.mul(row, b.mul(xr, i64(config.window.strides[0])))))
+        whole = b.add(b.mul(group, blocks), block)
+        weights = b.add(w, b.mul(b.mul(inputs, whole), i64(one_input)))
+        source = b.add(x, b.add(b.mul(n, xn), b.mul(row, b.mul(xr, i64(window.strides[0])))))
         if config.blocked:
             source = b.add(source, b.mul(group, b.mul(inputs, xc)))
-        whole = b.add(b.mul(group, blocks), block)
-
-        def place(base: Val, strides: Sequence[Val]) -> Val:
-            found = b.add(base, b.mul(n, strides[0]))
-            return b.add(found, b.add(b.mul(whole, strides[1]), b.mul(row, strides[2])))
-
-        target = place(y, (yn, yc, yr))
-        extra = [place(o[0], o[1:]) for o in operands]
-        pixel = size if config.blocked else 4
-
-        def tiles_of(vectors: int) -> None:
-            start = i64(0)
-            for pixels, number_of in zip(config.tiles, numbers, strict=True):
-                function = tiles[pixels, vectors]
-
-                def tile(
-                    t: Val, pixels: int = pixels, start: Val = start, function: Val = function
-                ) -> None:
-                    at = b.add(start, b.mul(t, i64(pixels)))
-                    step = b.mul(at, i64(pixel * config.window.strides[1]))
-                    along = b.mul(at, i64(size))
-                    moved = [
-                        v
-                        for o, place_of, mode in zip(operands, extra, epilogue.modes, strict=True)
-                        for v in (b.add(place_of, along) if mode == "f" else place_of, o[2])
-                    ]
-                    fixed = [b.add(source, step), weights, b.add(target, along)]
-                    b.call(function, [*fixed, channels, xc, xr, yc, *moved])
-
-                e.each(number_of, tile)
-                start = b.add(start, b.mul(number_of, i64(pixels)))
-
-        if len(config.vectors) == 1:
-            tiles_of(usual)
+        at = (n, whole, row)
+        target = moved(e, y, (yn, yc, yr), at)
+        extra = [(moved(e, o[0], o[1:], at), o[2]) for o in operands]
+        narrow = config.vectors[-1]
+        rest_fixed = [channels, xc, xr, yc]
+        if narrow == usual:
+            tiled.emit(tiles[usual], source, weights, target, rest_fixed, extra)
             return
         left = b.sub(blocks, block)
         with b.if_else(b.icmp_signed(">=", left, i64(usual))) as (then, otherwise):
             with then:
-                tiles_of(usual)
+                tiled.emit(tiles[usual], source, weights, target, rest_fixed, extra)
             with otherwise:
-                tiles_of(config.vectors[1])
+                tiled.emit(tiles[narrow], source, weights, target, rest_fixed, extra)
 
     e.each(last, item, start=first)
 
@@ -532,186 +367,95 @@ def _direct_tile(e: Emitter, config: Direct, epilogue: Epilogue, pixels: int, ve
     count = 7 + 2 * len(epilogue.modes)
 
     def body(inner: Emitter, args: list[Val]) -> None:
-        sums = _direct_sums(inner, config, pixels, vectors, args)
-        _store_tile(inner, epilogue, pixels, vectors, sums, args[2], args[6], args[7:])
+        sums = _Sums(inner, config, pixels, vectors, args).emit()
+        store_tile(inner, epilogue, pixels, vectors, sums, args[2], args[6], args[7:])
 
     return e.subroutine(f"tile{pixels}x{vectors}", count, body)
 
 
-def _direct_sums(
-    e: Emitter, config: Direct, pixels: int, vectors: int, args: list[Val]
-) -> list[Val]:
-    x, w, _, channels, xc, xr, _ = args[:7]
-    b, type_, lanes = e.b, e.vec(F32), e.lanes
-    window = config.window
-    size = 4 * lanes
-    px, pw = e.ptr(x), e.ptr(w)
-    pixel = size if config.blocked else 4
-    wide = size * vectors  # bytes of weights for one input channel and window element
-    step = pixel * window.strides[1]
-    per_input = lanes if config.blocked else 1
-    tap = wide * per_input
+class _Sums:
+    """Accumulates one tile over input channels and the window."""
 
-    def multiply(place: Val, weights: Val, number: int, sums: list[Val]) -> list[Val]:
-        sums = list(sums)
-        for u in range(number):
-            right = [e.load(weights, type_, wide * u + size * j) for j in range(vectors)]
-            for i in range(pixels):
-                left = e.splat(e.load(place, F32, step * i + 4 * u))
-                for j, r in enumerate(right):
-                    sums[i * vectors + j] = e.fma(left, r, sums[i * vectors + j])
-        return sums
+    def __init__(
+        self, e: Emitter, config: Direct, pixels: int, vectors: int, args: list[Val]
+    ) -> None:
+        self.e = e
+        self.config = config
+        self.window = config.window
+        self.pixels = pixels
+        self.vectors = vectors
+        self.x, self.w, _, self.channels, self.xc, self.xr, _ = args[:7]
+        self.size = 4 * e.lanes
+        self.pixel = self.size if config.blocked else 4
+        self.wide = self.size * vectors  # bytes of weights for one input channel of one tap
+        self.tap = self.wide * (e.lanes if config.blocked else 1)
 
-    def block(c: Val, sums: list[Val]) -> Sequence[Val]:
-        source = e.off(px, b.mul(c, xc))
-        weights = e.off(pw, b.mul(c, i64(tap * window.kernel[0] * window.kernel[1])))
-        here = e.minimum(b.sub(channels, b.mul(c, i64(lanes))), i64(lanes))
+    def emit(self) -> list[Val]:
+        """Emit the loops; return the sums, pixel by pixel."""
+        e = self.e
+        blocked = self.config.blocked
+        inputs = e.ceil_div(self.channels, e.lanes) if blocked else self.channels
+        zero = [e.zero(e.vec(F32))] * (self.pixels * self.vectors)
+        px, pw = e.ptr(self.x), e.ptr(self.w)
+        taps = self.window.kernel[0] * self.window.kernel[1]
+
+        def block(c: Val, sums: list[Val]) -> Sequence[Val]:
+            source = e.off(px, e.b.mul(c, self.xc))
+            weights = e.off(pw, e.b.mul(c, i64(self.tap * taps)))
+            left = e.b.sub(self.channels, e.b.mul(c, i64(e.lanes)))
+            return self._rows(source, weights, e.minimum(left, i64(e.lanes)), sums)
+
+        return e.loop(inputs, zero, block)
+
+    def _rows(self, source: Val, weights: Val, here: Val, sums: list[Val]) -> Sequence[Val]:
+        e, (rows, columns) = self.e, self.window.kernel
 
         def row(r: Val, sums: list[Val]) -> Sequence[Val]:
-            line = e.off(source, b.mul(r, b.mul(xr, i64(window.dilations[0]))))
-            part = e.off(weights, b.mul(r, i64(tap * window.kernel[1])))
-            if not config.blocked:
-                for k in range(window.kernel[1]):
-                    place = e.off(line, pixel * window.dilations[1] * k)
-                    sums = multiply(place, e.off(part, tap * k), 1, sums)
-                return sums
-            return columns(line, part, here, sums)
+            line = e.off(source, e.b.mul(r, e.b.mul(self.xr, i64(self.window.dilations[0]))))
+            part = e.off(weights, e.b.mul(r, i64(self.tap * columns)))
+            if self.config.blocked:
+                return self._columns(line, part, here, sums)
+            for k in range(columns):
+                place = e.off(line, self.pixel * self.window.dilations[1] * k)
+                sums = self._multiply(place, e.off(part, self.tap * k), 1, sums)
+            return sums
 
-        if window.kernel[0] == 1:
-            return row(i64(0), sums)
-        return e.loop(i64(window.kernel[0]), sums, row)
+        return row(i64(0), sums) if rows == 1 else e.loop(i64(rows), sums, row)
 
-    def columns(line: Val, part: Val, here: Val, sums: list[Val]) -> Sequence[Val]:
+    def _columns(self, line: Val, part: Val, here: Val, sums: list[Val]) -> Sequence[Val]:
+        e, columns = self.e, self.window.kernel[1]
+        step = self.pixel * self.window.dilations[1]
+
         def column(k: Val, sums: list[Val]) -> Sequence[Val]:
-            place = e.off(line, b.mul(k, i64(pixel * window.dilations[1])))
-            chosen = e.off(part, b.mul(k, i64(tap)))
+            place = e.off(line, e.b.mul(k, i64(step)))
+            chosen = e.off(part, e.b.mul(k, i64(self.tap)))
 
-            def several(number: int) -> Any:
+            def channels(number: int) -> Callable[[Val, list[Val]], list[Val]]:
                 def visit(c: Val, sums: list[Val]) -> list[Val]:
-                    at = e.off(place, b.shl(c, i64(2)))
-                    return multiply(at, e.off(chosen, b.mul(c, i64(wide))), number, sums)
+                    at = e.off(place, e.b.shl(c, i64(2)))
+                    weights = e.off(chosen, e.b.mul(c, i64(self.wide)))
+                    return self._multiply(at, weights, number, sums)
 
                 return visit
 
-            whole = b.and_(here, i64(-CHANNEL_UNROLL))
-            sums = e.loop(whole, sums, several(CHANNEL_UNROLL), step=CHANNEL_UNROLL)
-            return e.loop(here, sums, several(1), start=whole)
+            whole = e.b.and_(here, i64(-CHANNEL_UNROLL))
+            sums = e.loop(whole, sums, channels(CHANNEL_UNROLL), step=CHANNEL_UNROLL)
+            return e.loop(here, sums, channels(1), start=whole)
 
-        if window.kernel[1] == 1:
-            return column(i64(0), sums)
-        return e.loop(i64(window.kernel[1]), sums, column)
+        return column(i64(0), sums) if columns == 1 else e.loop(i64(columns), sums, column)
 
-    inputs = e.ceil_div(channels, lanes) if config.blocked else channels
-    zero = [e.zero(type_)] * (pixels * vectors)
-    return e.loop(inputs, zero, block)
-
-
-def _store_tile(
-    e: Emitter,
-    epilogue: Epilogue,
-    pixels: int,
-    vectors: int,
-    sums: list[Val],
-    target: Val,
-    stride: Val,
-    extra: Sequence[Val],
-) -> None:
-    """Apply the epilogue to a tile and store it.
-
-    Args:
-        e: the emitter.
-        epilogue: its modes are ``c``, ``f`` and ``s``.
-        pixels: of the tile.
-        vectors: output blocks of the tile.
-        sums: the tile, pixel by pixel.
-        target: address of its first pixel.
-        stride: bytes from one output block to the next.
-        extra: address and stride of each operand.
-    """
-    b, size = e.b, 4 * e.lanes
-    simple = Epilogue(epilogue.expression, epilogue.modes.replace("c", "v").replace("f", "v"))
-    for j in range(vectors):
-        out = e.ptr(b.add(target, b.mul(stride, i64(j))))
-        pointers = []
-        for n, mode in enumerate(epilogue.modes):
-            base = extra[2 * n]
-            if mode != "s":
-                base = b.add(base, b.mul(extra[2 * n + 1], i64(j)))
-            pointers.append(e.ptr(base))
-        for i in range(pixels):
-            moved = [
-                e.off(p, size * i) if mode == "f" else p
-                for p, mode in zip(pointers, epilogue.modes, strict=True)
+    def _multiply(self, place: Val, weights: Val, number: int, sums: list[Val]) -> list[Val]:
+        """Add the products of ``number`` input channels of one tap."""
+        e, type_ = self.e, self.e.vec(F32)
+        step = self.pixel * self.window.strides[1]
+        sums = list(sums)
+        for u in range(number):
+            right = [
+                e.load(weights, type_, self.wide * u + self.size * j) for j in range(self.vectors)
             ]
-            found = emit_tile_row(e, simple, sums[i * vectors + j], moved, 0)
-            e.store(found, out, size * i)
-
-
-@emits("depthwise")
-def emit_depthwise(e: Emitter, window: Window, tiles: tuple[int, ...], epilogue: Epilogue) -> None:
-    """Emit a convolution of each channel with its own window."""
-    fixed = 12 + len(tiles)
-    args = e.args(fixed + 4 * len(epilogue.modes))
-    x, w, y, blocks, rows, count, xn, xc, xr, yn, yc, yr = args[:12]
-    numbers = args[12:fixed]
-    operands = [args[fixed + 4 * i : fixed + 4 * i + 4] for i in range(len(epilogue.modes))]
-    b, size = e.b, 4 * e.lanes
-    taps = window.kernel[0] * window.kernel[1]
-    functions = [_depthwise_tile(e, window, epilogue, p) for p in tiles]
-    first, last = e.share(b.mul(b.mul(count, blocks), rows))
-
-    def item(number: Val) -> None:
-        rest, row = e.divmod(number, rows)
-        n, block = e.divmod(rest, blocks)
-
-        def place(base: Val, strides: Sequence[Val], step: int = 1) -> Val:
-            found = b.add(base, b.add(b.mul(n, strides[0]), b.mul(block, strides[1])))
-            return b.add(found, b.mul(row, b.mul(strides[2], i64(step))))
-
-        source = place(x, (xn, xc, xr), window.strides[0])
-        target = place(y, (yn, yc, yr))
-        weights = b.add(w, b.mul(block, i64(size * taps)))
-        extra = [place(o[0], o[1:]) for o in operands]
-        start = i64(0)
-        for pixels, number_of, function in zip(tiles, numbers, functions, strict=True):
-
-            def tile(
-                t: Val, pixels: int = pixels, start: Val = start, function: Val = function
-            ) -> None:
-                at = b.add(start, b.mul(t, i64(pixels)))
-                along = b.mul(at, i64(size))
-                moved = [
-                    v
-                    for o, base, mode in zip(operands, extra, epilogue.modes, strict=True)
-                    for v in (b.add(base, along) if mode == "f" else base, o[2])
-                ]
-                step = b.mul(at, i64(size * window.strides[1]))
-                b.call(function, [b.add(source, step), weights, b.add(target, along), xr, *moved])
-
-            e.each(number_of, tile)
-            start = b.add(start, b.mul(number_of, i64(pixels)))
-
-    e.each(last, item, start=first)
-
-
-def _depthwise_tile(e: Emitter, window: Window, epilogue: Epilogue, pixels: int) -> Val:
-    """Emit the function of one tile: input, weights, output, row stride, operands."""
-
-    def body(inner: Emitter, args: list[Val]) -> None:
-        b, type_, size = inner.b, inner.vec(F32), 4 * inner.lanes
-        x, w, y, xr = args[:4]
-        px, pw = inner.ptr(x), inner.ptr(w)
-        sums = [inner.zero(type_)] * pixels
-        for r in range(window.kernel[0]):
-            line = inner.off(px, b.mul(xr, i64(r * window.dilations[0])))
-            loaded: dict[int, Val] = {}
-            for k in range(window.kernel[1]):
-                tap = inner.load(pw, type_, size * (r * window.kernel[1] + k))
-                for i in range(pixels):
-                    column = i * window.strides[1] + k * window.dilations[1]
-                    if column not in loaded:
-                        loaded[column] = inner.load(line, type_, size * column)
-                    sums[i] = inner.fma(loaded[column], tap, sums[i])
-        _store_tile(inner, epilogue, pixels, 1, sums, y, i64(0), args[4:])
-
-    return e.subroutine(f"tile{pixels}", 4 + 2 * len(epilogue.modes), body)
+            for i in range(self.pixels):
+                left = e.splat(e.load(place, F32, step * i + 4 * u))
+                for j, r in enumerate(right):
+                    n = i * self.vectors + j
+                    sums[n] = e.fma(left, r, sums[n])
+        return sums

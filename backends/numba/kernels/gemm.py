@@ -15,10 +15,9 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
-from lepton_ir.backends.numba.codegen.expression import Expression, Step
+from lepton_ir.backends.numba.codegen.expression import Step
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
-from lepton_ir.backends.numba.constants import aligned_array
-from lepton_ir.backends.numba.kernels.elementwise import Translation, call_strided
+from lepton_ir.backends.numba.kernels.elementwise import Translation
 from lepton_ir.backends.numba.kernels.epilogue import (
     PLAIN,
     Epilogue,
@@ -26,7 +25,8 @@ from lepton_ir.backends.numba.kernels.epilogue import (
     itemsize,
     translate,
 )
-from lepton_ir.backends.numba.kernels.transposing import transpose_block
+from lepton_ir.backends.numba.kernels.panels import pack_panels, vectors_of, width_of
+from lepton_ir.backends.numba.kernels.widening import narrowed, wide_operands
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Ref, Tensor, row_major
 from lepton_ir.backends.numba.strides import broadcast, collapse
@@ -66,26 +66,16 @@ class Tile:
     dense: bool
 
 
-def vectors_of(machine: Machine) -> int:
-    """Return how many vectors a tile is wide: accumulators fill the registers."""
-    return 4 if machine.registers >= 32 else 2
-
-
-def width_of(machine: Machine) -> int:
-    """Return the columns of a panel."""
-    return vectors_of(machine) * machine.lanes
-
-
 # -- lowering --------------------------------------------------------------------------------------
 
 
 @lowers("matmul", tail=True)
 def lower_matmul(lo: Lowering) -> None:
     """Lower MatMul: vectors become matrices."""
-    a, b = _operands(lo)
+    a, b = wide_operands(lo)
     if not a.shape or not b.shape:
         lo.decline("a scalar operand")
-    expression, operands = translate(lo, functools.partial(_narrowed, lo))
+    expression, operands = translate(lo, functools.partial(narrowed, lo))
     dtype, shape = lo.type()
     if len(a.shape) == 1:
         a = Tensor(a.dtype, (1, *a.shape), a.ref, (0, *a.strides))
@@ -108,7 +98,7 @@ def _product_shape(a: Tensor, b: Tensor) -> tuple[int, ...]:
 def lower_gemm(lo: Lowering) -> None:
     """Lower Gemm: transposes are strides, the scaled sum with C is part of the epilogue."""
     op = lo.anchor
-    a, b = _operands(lo)
+    a, b = wide_operands(lo)
     if a.dtype is not dtypes.F32 or b.dtype is not dtypes.F32 or lo.type()[0] is not dtypes.F32:
         lo.decline("16-bit floats")
     if op.attr("transA"):
@@ -136,38 +126,6 @@ def lower_gemm(lo: Lowering) -> None:
     result = lo.new(*lo.type())
     _lower_product(lo, a, b, 1, result, expression, operands)
     lo.set(result)
-
-
-_HALVES = (dtypes.F16, dtypes.BF16)
-
-
-def _operands(lo: Lowering) -> list[Tensor]:
-    """Return A and B in f32; a constant B is converted when it is packed."""
-    found = []
-    for i in range(2):
-        t = lo.operand(i)
-        t = lo.plain(t) if t.blocked is not None else t
-        if t.dtype in _HALVES and not (i == 1 and lo.known(1) is not None):
-            t = lo.form(t, "f32", functools.partial(_widened, lo, t))
-        elif t.dtype is not dtypes.F32 and t.dtype not in _HALVES:
-            lo.decline(f"products of {t.dtype}")
-        found.append(t)
-    return found
-
-
-def _widened(lo: Lowering, t: Tensor) -> Tensor:
-    made = lo.new(dtypes.F32, t.shape)
-    widen = Expression((t.dtype.name,), (Step("cast", "f32", (0,)),), (1,))
-    call_strided(lo, widen, [t], [made], t.shape)
-    return made
-
-
-def _narrowed(lo: Lowering, translation: Translation, number: int) -> int:
-    """Convert the accumulator to the type of the result."""
-    dtype, _ = lo.type()
-    if dtype is dtypes.F32 or lo.tail:
-        return number
-    return translation.step(Step("cast", dtype.name, (number,)))
 
 
 def _transposed(t: Tensor) -> Tensor:
@@ -318,18 +276,6 @@ def _constant_panels(lo: Lowering, b: Tensor, index: int, width: int) -> Ref | N
         return pack_panels(matrix if matrix.ndim > 1 else matrix[:, None], width)
 
     return lo.packed(index, ("gemm", width, transposed), pack)
-
-
-def pack_panels(b: Array, width: int) -> Array:
-    """Return ``[..., panel, k, width]`` of ``[..., k, n]``, filled up with zeros."""
-    *batch, depth, columns = b.shape
-    panels = -(-columns // width)
-    packed = aligned_array((*batch, panels, depth, width), b.dtype)
-    for p in range(panels):
-        part = b[..., p * width : (p + 1) * width]
-        packed[..., p, :, : part.shape[-1]] = part
-        packed[..., p, :, part.shape[-1] :] = 0
-    return packed
 
 
 # -- the kernel ------------------------------------------------------------------------------------
@@ -626,110 +572,3 @@ def _store(
                 e.store(found, place)
             else:
                 e.store_masked(found, place, mask)
-
-
-# -- packing ---------------------------------------------------------------------------------------
-
-
-@emits("pack")
-def emit_pack(e: Emitter, vectors: int, by_rows: bool) -> None:
-    """Emit the packing of B into panels.
-
-    Args:
-        e: the emitter.
-        vectors: vectors of a panel's row.
-        by_rows: whether the rows of B lie side by side; else its columns should.
-    """
-    b, out, z0, z1, depth, columns, s0, s1, sk, sn, o0, o1 = e.args(12)
-    width = vectors * e.lanes
-    panels = e.ceil_div(columns, width)
-    first, last = e.share(e.b.mul(e.b.mul(z0, z1), panels))
-
-    def one(number: Val) -> None:
-        z, p = e.divmod(number, panels)
-        i, j = e.divmod(z, z1)
-        n = e.b.mul(p, i64(width))
-        source = e.b.add(b, e.b.add(e.b.mul(i, s0), e.b.mul(j, s1)))
-        source = e.b.add(source, e.b.mul(n, sn))
-        target = e.b.add(out, e.b.add(e.b.mul(i, o0), e.b.mul(j, o1)))
-        target = e.b.add(target, e.b.mul(p, e.b.mul(depth, i64(4 * width))))
-        left = e.b.sub(columns, n)
-        if by_rows:
-            _pack_rows(e, vectors, e.ptr(source), e.ptr(target), depth, left, sk)
-        else:
-            _pack_columns(e, width, e.ptr(source), e.ptr(target), depth, left, sk, sn)
-
-    e.each(last, one, start=first)
-
-
-def _pack_rows(
-    e: Emitter, vectors: int, source: Val, target: Val, depth: Val, left: Val, step: Val
-) -> None:
-    width = vectors * e.lanes
-    type_ = e.vec(F32)
-
-    def copy(masks: list[Val] | None) -> None:
-        def row(k: Val) -> None:
-            place = e.off(source, e.b.mul(k, step))
-            goal = e.off(target, e.b.mul(k, i64(4 * width)))
-            for j in range(vectors):
-                where = e.off(place, 4 * e.lanes * j)
-                value = (
-                    e.load(where, type_) if masks is None else e.load_masked(where, type_, masks[j])
-                )
-                e.store(value, goal, 4 * e.lanes * j)
-
-        e.each(depth, row)
-
-    with e.b.if_else(e.b.icmp_signed(">=", left, i64(width))) as (then, otherwise):
-        with then:
-            copy(None)
-        with otherwise:
-            copy([e.lane_mask(e.b.sub(left, i64(j * e.lanes))) for j in range(vectors)])
-
-
-def _pack_columns(
-    e: Emitter,
-    width: int,
-    source: Val,
-    target: Val,
-    depth: Val,
-    left: Val,
-    row_step: Val,
-    column_step: Val,
-) -> None:
-    """Pack columns that lie side by side along k, by square blocks; the rest one by one."""
-    lanes = e.lanes
-    left = e.minimum(left, i64(width))
-    dense = e.b.icmp_signed("==", row_step, i64(4))
-    blocks_n = e.b.select(dense, e.b.and_(left, i64(-lanes)), i64(0))
-    blocks_k = e.b.and_(depth, i64(-lanes))
-
-    def group(n: Val) -> None:
-        def block(k: Val) -> None:
-            place = e.off(source, e.b.add(e.b.mul(n, column_step), e.b.shl(k, i64(2))))
-            rows = []
-            for i in range(lanes):
-                rows.append(e.load(place, e.vec(F32)))
-                if i + 1 < lanes:
-                    place = e.off(place, column_step)
-            goal = e.off(target, e.b.shl(e.b.add(e.b.mul(k, i64(width)), n), i64(2)))
-            for i, column in enumerate(transpose_block(e, rows)):
-                e.store(column, goal, 4 * width * i)
-
-        e.each(blocks_k, block, step=lanes)
-        single_columns(n, e.b.add(n, i64(lanes)), blocks_k)
-
-    def single_columns(first: Val, last: Val, start: Val) -> None:
-        def column(n: Val) -> None:
-            def element(k: Val) -> None:
-                place = e.off(source, e.b.add(e.b.mul(n, column_step), e.b.mul(k, row_step)))
-                goal = e.off(target, e.b.shl(e.b.add(e.b.mul(k, i64(width)), n), i64(2)))
-                e.store(e.load(place, F32), goal)
-
-            e.each(depth, element, start=start)
-
-        e.each(last, column, start=first)
-
-    e.each(blocks_n, group, step=lanes)
-    single_columns(blocks_n, left, i64(0))

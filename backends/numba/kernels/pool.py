@@ -15,7 +15,7 @@ from lepton_ir.backends.numba.kernels.blocked import (
     plane_strides,
     to_blocked,
 )
-from lepton_ir.backends.numba.kernels.conv import halo_for, window_of
+from lepton_ir.backends.numba.kernels.window import halo_for, window_of
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Ref, Tensor
 

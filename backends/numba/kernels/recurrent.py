@@ -17,7 +17,8 @@ from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.expression import Expression, Step
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.constants import aligned_array
-from lepton_ir.backends.numba.kernels.gemm import call_matrix, pack_panels, width_of
+from lepton_ir.backends.numba.kernels.gemm import call_matrix
+from lepton_ir.backends.numba.kernels.panels import pack_panels, width_of
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Ref, Tensor
 

@@ -7,7 +7,8 @@ import numpy as np
 from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen.expression import Expression, Step
 from lepton_ir.backends.numba.constants import aligned_array
-from lepton_ir.backends.numba.kernels.gemm import call_matrix, pack_panels, width_of
+from lepton_ir.backends.numba.kernels.gemm import call_matrix
+from lepton_ir.backends.numba.kernels.panels import pack_panels, width_of
 from lepton_ir.backends.numba.kernels.views import permuted
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Array, Ref, Tensor, row_major

@@ -1,0 +1,76 @@
+"""The forms in which convolutions read their weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_ir.backends.numba.constants import aligned_array
+from lepton_ir.backends.numba.kernels.blocked import blocks_of
+
+if TYPE_CHECKING:
+    from lepton_ir.backends.numba.plan import Array
+
+
+def pack_direct(w: Array, block: int, vectors: int, group: int) -> Array:
+    """Return ``[group, output blocks, input block, window, channel, outputs]``, zeros filled in.
+
+    Output blocks stand in pairs of ``vectors``; a last single one is narrower, so the result is
+    flat.
+    """
+    outputs, channels, rows, columns = _window_axes(w).shape
+    w = _window_axes(w).reshape(group, outputs // group, channels, rows, columns)
+    inputs = blocks_of(channels, block)
+    parts = []
+    for g in range(group):
+        start, left = 0, blocks_of(outputs // group, block)
+        while left:
+            width = block * min(vectors, left)
+            part = np.zeros((inputs * block, rows, columns, width), np.float32)
+            chosen = w[g, start : start + width]
+            part[:channels, :, :, : len(chosen)] = chosen.transpose(1, 2, 3, 0)
+            part = part.reshape(inputs, block, rows, columns, width).transpose(0, 2, 3, 1, 4)
+            parts.append(part.reshape(-1))
+            start, left = start + width, left - min(vectors, left)
+    return _joined(parts)
+
+
+def pack_plain(w: Array, block: int, vectors: int) -> Array:
+    """Return ``[output blocks, channel, window, outputs]``, flat."""
+    w = _window_axes(w)
+    outputs, channels, rows, columns = w.shape
+    parts, start, left = [], 0, blocks_of(outputs, block)
+    while left:
+        width = block * min(vectors, left)
+        part = np.zeros((channels, rows, columns, width), np.float32)
+        chosen = w[start : start + width]
+        part[..., : len(chosen)] = chosen.transpose(1, 2, 3, 0)
+        parts.append(part.reshape(-1))
+        start, left = start + width, left - min(vectors, left)
+    return _joined(parts)
+
+
+def pack_depthwise(w: Array, block: int) -> Array:
+    """Return ``[block, window, channel]``, zeros filled in."""
+    w = _window_axes(w)
+    channels, _, rows, columns = w.shape
+    found = aligned_array((blocks_of(channels, block), rows, columns, block), np.float32)
+    found[:] = 0
+    for start in range(0, channels, block):
+        part = w[start : start + block, 0].transpose(1, 2, 0)
+        found[start // block, :, :, : part.shape[-1]] = part
+    return found
+
+
+def _window_axes(w: Array) -> Array:
+    return w[:, :, None, :] if w.ndim == 3 else w
+
+
+def _joined(parts: list[Array]) -> Array:
+    found = aligned_array((sum(p.size for p in parts),), np.float32)
+    start = 0
+    for part in parts:
+        found[start : start + part.size] = part
+        start += part.size
+    return found

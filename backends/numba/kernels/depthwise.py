@@ -1,0 +1,162 @@
+"""Depthwise convolutions, and how tiles of pixels are stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
+from lepton_ir.backends.numba.codegen.library import emits
+from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lepton_ir.backends.numba.kernels.window import Window
+
+
+def store_tile(
+    e: Emitter,
+    epilogue: Epilogue,
+    pixels: int,
+    vectors: int,
+    sums: list[Val],
+    target: Val,
+    stride: Val,
+    extra: Sequence[Val],
+) -> None:
+    """Apply the epilogue to a tile and store it.
+
+    Args:
+        e: the emitter.
+        epilogue: its modes are ``c``, ``f`` and ``s``.
+        pixels: of the tile.
+        vectors: output blocks of the tile.
+        sums: the tile, pixel by pixel.
+        target: address of its first pixel.
+        stride: bytes from one output block to the next.
+        extra: address and stride of each operand.
+    """
+    b, size = e.b, 4 * e.lanes
+    simple = Epilogue(epilogue.expression, epilogue.modes.replace("c", "v").replace("f", "v"))
+    for j in range(vectors):
+        out = e.ptr(b.add(target, b.mul(stride, i64(j))))
+        pointers = []
+        for n, mode in enumerate(epilogue.modes):
+            base = extra[2 * n]
+            if mode != "s":
+                base = b.add(base, b.mul(extra[2 * n + 1], i64(j)))
+            pointers.append(e.ptr(base))
+        for i in range(pixels):
+            moved = [
+                e.off(p, size * i) if mode == "f" else p
+                for p, mode in zip(pointers, epilogue.modes, strict=True)
+            ]
+            found = emit_tile_row(e, simple, sums[i * vectors + j], moved, 0)
+            e.store(found, out, size * i)
+
+
+def moved(e: Emitter, base: Val, strides: Sequence[Val], at: Sequence[Val]) -> Val:
+    """Return an address moved to an image, a block of channels and a row."""
+    for stride, index in zip(strides, at, strict=True):
+        base = e.b.add(base, e.b.mul(index, stride))
+    return base
+
+
+class TiledRow:
+    """Calls the tiles that cover one row of pixels.
+
+    Args:
+        e: the emitter.
+        tiles: pixels of each kind of tile.
+        numbers: how many there are of each, one kind after the other.
+        step: bytes of the input from one output pixel to the next.
+        modes: of the epilogue's operands; ``f`` ones run along the pixels.
+    """
+
+    def __init__(
+        self, e: Emitter, tiles: Sequence[int], numbers: Sequence[Val], step: int, modes: str
+    ) -> None:
+        self.e = e
+        self.tiles = tiles
+        self.numbers = numbers
+        self.step = step
+        self.modes = modes
+
+    def emit(
+        self,
+        functions: Sequence[Val],
+        source: Val,
+        weights: Val,
+        target: Val,
+        fixed: Sequence[Val],
+        operands: Sequence[tuple[Val, Val]],
+    ) -> None:
+        """Emit the calls: ``function(input, weights, output, *fixed, *operands)``."""
+        b, size = self.e.b, 4 * self.e.lanes
+        start = i64(0)
+        for pixels, number, function in zip(self.tiles, self.numbers, functions, strict=True):
+
+            def call(
+                t: Val, pixels: int = pixels, start: Val = start, function: Val = function
+            ) -> None:
+                at = b.add(start, b.mul(t, i64(pixels)))
+                along = b.mul(at, i64(size))
+                extra = [
+                    v
+                    for (place, stride), mode in zip(operands, self.modes, strict=True)
+                    for v in (b.add(place, along) if mode == "f" else place, stride)
+                ]
+                here = b.add(source, b.mul(at, i64(self.step)))
+                b.call(function, [here, weights, b.add(target, along), *fixed, *extra])
+
+            self.e.each(number, call)
+            start = b.add(start, b.mul(number, i64(pixels)))
+
+
+@emits("depthwise")
+def emit_depthwise(e: Emitter, window: Window, tiles: tuple[int, ...], epilogue: Epilogue) -> None:
+    """Emit a convolution of each channel with its own window."""
+    fixed = 12 + len(tiles)
+    args = e.args(fixed + 4 * len(epilogue.modes))
+    x, w, y, blocks, rows, count, xn, xc, xr, yn, yc, yr = args[:12]
+    operands = [args[fixed + 4 * i : fixed + 4 * i + 4] for i in range(len(epilogue.modes))]
+    b, size = e.b, 4 * e.lanes
+    taps = window.kernel[0] * window.kernel[1]
+    functions = [_depthwise_tile(e, window, epilogue, p) for p in tiles]
+    tiled = TiledRow(e, tiles, args[12:fixed], size * window.strides[1], epilogue.modes)
+    first, last = e.share(b.mul(b.mul(count, blocks), rows))
+    step = b.mul(xr, i64(window.strides[0]))
+
+    def item(number: Val) -> None:
+        rest, row = e.divmod(number, rows)
+        n, block = e.divmod(rest, blocks)
+        at = (n, block, row)
+        source = moved(e, x, (xn, xc, step), at)
+        weights = b.add(w, b.mul(block, i64(size * taps)))
+        extra = [(moved(e, o[0], o[1:], at), o[2]) for o in operands]
+        tiled.emit(functions, source, weights, moved(e, y, (yn, yc, yr), at), [xr], extra)
+
+    e.each(last, item, start=first)
+
+
+def _depthwise_tile(e: Emitter, window: Window, epilogue: Epilogue, pixels: int) -> Val:
+    """Emit the function of one tile: input, weights, output, row stride, operands."""
+
+    def body(inner: Emitter, args: list[Val]) -> None:
+        b, type_, size = inner.b, inner.vec(F32), 4 * inner.lanes
+        x, w, y, xr = args[:4]
+        px, pw = inner.ptr(x), inner.ptr(w)
+        sums = [inner.zero(type_)] * pixels
+        for r in range(window.kernel[0]):
+            line = inner.off(px, b.mul(xr, i64(r * window.dilations[0])))
+            loaded: dict[int, Val] = {}
+            for k in range(window.kernel[1]):
+                tap = inner.load(pw, type_, size * (r * window.kernel[1] + k))
+                for i in range(pixels):
+                    column = i * window.strides[1] + k * window.dilations[1]
+                    if column not in loaded:
+                        loaded[column] = inner.load(line, type_, size * column)
+                    sums[i] = inner.fma(loaded[column], tap, sums[i])
+        store_tile(inner, epilogue, pixels, 1, sums, y, i64(0), args[4:])
+
+    return e.subroutine(f"tile{pixels}", 4 + 2 * len(epilogue.modes), body)
