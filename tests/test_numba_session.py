@@ -284,3 +284,15 @@ def test_symbols_may_have_any_name():
     assert s.tolist() == [4, 3]
     with pytest.raises(LeptonError, match="takes shape"):
         session.run(None, {"x": ones(4, 3), "y": ones(5, 3)})
+
+
+def test_no_compiler_is_needed(tmp_path):
+    path = tmp_path / "m.lir"
+    path.write_text(TWO_INPUTS)
+    command = [sys.executable, "-m", "lepton_ir.tools.lepton_run", str(path), "--random", "--json"]
+    env = {"PATH": str(tmp_path), "LEPTON_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kernels_compiled"] > 0
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert json.loads(done.stdout)["kernels_compiled"] == 0

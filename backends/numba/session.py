@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -232,24 +232,30 @@ def _with_dtype(name: str, type_: TensorType, array: Any) -> Any:
 
 
 def _check_shape(name: str, type_: TensorType, shape: tuple[int, ...], env: dict[str, int]) -> None:
+    """Compare a feed's shape with an input's type; ``env`` collects the sizes of symbols."""
+    assert type_.shape is not None
+    if len(shape) != len(type_.shape):
+        _refuse_shape(name, type_, shape)
+    for dim, size in zip(type_.shape, shape, strict=True):
+        if dim is None or dim == size:
+            continue
+        if isinstance(dim, int):
+            _refuse_shape(name, type_, shape)
+        symbol = symbol_of(dim)
+        if symbol is not None:
+            env.setdefault(symbol, size)
+        if dims.symbols(dim) <= env.keys() and dims.evaluate(dim, env) != size:
+            _refuse_shape(name, type_, shape, f" with {dim} = {dims.evaluate(dim, env)}")
+
+
+def _refuse_shape(
+    name: str, type_: TensorType, shape: tuple[int, ...], known: str = ""
+) -> NoReturn:
     assert type_.shape is not None
     expected = "[" + ", ".join(map(dim_text, type_.shape)) + "]"
-    if len(shape) != len(type_.shape):
-        raise LeptonError(f"input {name!r} takes shape {expected}, got {list(shape)}", code="feeds")
-    for dim, size in zip(type_.shape, shape, strict=True):
-        if dim is None:
-            continue
-        if not isinstance(dim, int):
-            name_of = symbol_of(dim)
-            if name_of is not None:
-                env.setdefault(name_of, size)
-            if not dims.symbols(dim) <= env.keys():
-                continue
-        if dims.evaluate(dim, env) != size:
-            known = "" if isinstance(dim, int) else f" with {dim} = {dims.evaluate(dim, env)}"
-            raise LeptonError(
-                f"input {name!r} takes shape {expected}{known}, got {list(shape)}", code="feeds"
-            )
+    raise LeptonError(
+        f"input {name!r} takes shape {expected}{known}, got {list(shape)}", code="feeds"
+    )
 
 
 def _node_arg(name: str, type_: Type) -> NodeArg:

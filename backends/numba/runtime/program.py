@@ -52,11 +52,15 @@ class Frame:
 
 def _view(memory: Array, place: Tensor, offset: int) -> Array:
     size = place.itemsize
-    flat = memory.reshape(-1).view(np.uint8)
     if place.size == 0:
         return np.empty(place.shape, place.dtype.numpy)
+    flat = memory if memory.dtype == np.uint8 and memory.ndim == 1 else _as_bytes(memory)
     strides = [s * size for s in place.strides]
     return np.ndarray(place.shape, place.dtype.numpy, flat, offset, strides)
+
+
+def _as_bytes(memory: Array) -> Array:
+    return memory.reshape(-1).view(np.uint8)
 
 
 @dataclass
