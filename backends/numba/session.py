@@ -107,7 +107,7 @@ class Session:
         """
         if large and self.threads > 1 and pool(self.library, self.threads).run(table, count):
             return
-        arguments = np.array([table, count, 0], np.int64)
+        arguments = np.array([table, count, 0, 0], np.int64)
         vm(arguments.ctypes.data, 0, 1)
 
     def segments(self) -> list[Segment]:

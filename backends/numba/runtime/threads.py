@@ -1,7 +1,8 @@
 """Threads that run a table of kernel calls together: started once, shared by all sessions.
 
 Worker threads spin for a job in native code, without the GIL, for a short while; then they sleep on
-a semaphore. All threads run the same table and meet after each row (:mod:`.vm`).
+a semaphore. All threads run the same table and claim shares of each row (:mod:`.vm`); the calling
+thread never waits for one that does not run.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from llvmlite import ir
 from lepton_ir.backends.numba.codegen.emitter import I32, I64, KERNEL_TYPE, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.library import Kernel, emits, kernel_function
 from lepton_ir.backends.numba.constants import aligned
-from lepton_ir.backends.numba.runtime.vm import BARRIER_WORDS, VM, emit_pause
+from lepton_ir.backends.numba.runtime.vm import COUNTER_WORDS, JOB_SHIFT, VM, emit_pause
 
 if TYPE_CHECKING:
     from lepton_ir.backends.numba.codegen.library import Library
 
 _LINE = 64
-_GENERATION, _TABLE, _COUNT = 0, 8, 16
+_GENERATION, _TABLE, _COUNT, _COUNTERS = 0, 8, 16, 24
 """Byte offsets of the job in the shared words; the workers' own lines follow."""
 
 _STATE, _SEEN = 0, 8
 """Byte offsets in a worker's line: whether it sleeps, and the last job that it has run."""
+
+_ROWS = 1024
+"""Rows that have counters from the start."""
 
 _SPINS, _YIELDS = 2000, 200
 """Looks for a job before yielding the processor, and yields before falling asleep."""
@@ -39,11 +43,13 @@ WORK = Kernel("work")
 @emits("publish")
 def emit_publish(e: Emitter) -> None:
     """Publish a job; note in each worker's line (third word) whether it must be woken."""
-    words, table, count, workers = e.args(4)
+    words, table, count, counters, workers = e.args(5)
     b = e.b
     base = e.ptr(words)
+    b.fence("seq_cst")  # the counters are set before anybody sees the job
     e.store(table, base, _TABLE)
     e.store(count, base, _COUNT)
+    e.store(counters, base, _COUNTERS)
     b.atomic_rmw("add", b.inttoptr(words, ir.PointerType(I64)), i64(1), "seq_cst")
 
     def wake(w: Val) -> None:
@@ -57,13 +63,13 @@ def emit_publish(e: Emitter) -> None:
 @emits("work")
 def emit_work(e: Emitter) -> None:
     """Run jobs until none has come for a while; then note that the worker sleeps."""
-    words, vm, barrier = e.args(3)
+    words, vm = e.args(2)
     b = e.b
     line = b.add(words, b.mul(e.tid, i64(_LINE)))
     pointer = ir.PointerType(I64)
     generation, state = b.inttoptr(words, pointer), b.inttoptr(line, pointer)
     function = b.inttoptr(vm, ir.PointerType(KERNEL_TYPE))
-    arguments = b.alloca(I64, 3)
+    arguments = b.alloca(I64, 4)
     top, check, job, idle, again, sleep, late, done = (
         b.append_basic_block(n)
         for n in ("top", "check", "job", "idle", "again", "sleep", "late", "gone")
@@ -78,10 +84,9 @@ def emit_work(e: Emitter) -> None:
     now = b.load_atomic(generation, "seq_cst", 8)
     b.cbranch(b.icmp_signed("!=", now, seen), job, idle)
     b.position_at_end(job)
-    e.store(b.add(seen, i64(1)), e.ptr(line), _SEEN)
-    for index, value in enumerate(
-        (e.load(e.ptr(words), I64, _TABLE), e.load(e.ptr(words), I64, _COUNT), barrier)
-    ):
+    e.store(now, e.ptr(line), _SEEN)
+    fields = [e.load(e.ptr(words), I64, offset) for offset in (_TABLE, _COUNT, _COUNTERS)]
+    for index, value in enumerate([*fields, now]):
         b.store(value, b.gep(arguments, [i64(index)]))
     b.call(function, [arguments, e.tid, e.threads])
     b.branch(top)
@@ -121,13 +126,12 @@ class Pool:
         self.pid = os.getpid()
         self._busy = threading.Lock()
         self._words = _zeros(_LINE * (threads + 1))
-        self._barrier = _zeros(8 * BARRIER_WORDS)
+        # A late thread may still look at counters of an earlier job: none is ever given back.
+        self._counters = [_zeros(8 * COUNTER_WORDS * _ROWS)]
         vm, publish, work = library.addresses([VM, PUBLISH, WORK])
         self._vm, self._publish = kernel_function(vm), kernel_function(publish)
         self._work = kernel_function(work)
-        self._arguments = np.array(
-            [self._words.ctypes.data, vm, self._barrier.ctypes.data], np.int64
-        )
+        self._arguments = np.array([self._words.ctypes.data, vm], np.int64)
         self._wake = [threading.Semaphore(0) for _ in range(threads - 1)]
         for w in range(threads - 1):
             name = f"lepton-{w + 1}"
@@ -143,16 +147,29 @@ class Pool:
         if not self._busy.acquire(blocking=False):
             return False
         try:
-            job = np.array([self._words.ctypes.data, table, count, self.threads - 1], np.int64)
-            self._publish(job.ctypes.data, 0, 1)
+            job = int(self._words[0]) + 1
+            counters = self._counters_for(count, job)
+            call = np.array(
+                [self._words.ctypes.data, table, count, counters, self.threads - 1], np.int64
+            )
+            self._publish(call.ctypes.data, 0, 1)
             for w, semaphore in enumerate(self._wake):
                 if self._words[(w + 1) * _LINE // 8 + 2]:
                     semaphore.release()
-            arguments = np.array([table, count, self._barrier.ctypes.data], np.int64)
+            arguments = np.array([table, count, counters, job], np.int64)
             self._vm(arguments.ctypes.data, 0, self.threads)
         finally:
             self._busy.release()
         return True
+
+    def _counters_for(self, count: int, job: int) -> int:
+        """Return the address of counters for ``count`` rows, set for a job."""
+        words = COUNTER_WORDS * count
+        if len(self._counters[-1]) < words:
+            self._counters.append(_zeros(8 * 2 * words))
+        counters = self._counters[-1]
+        counters[:words] = job << JOB_SHIFT
+        return int(counters.ctypes.data)
 
 
 def _zeros(nbytes: int) -> np.ndarray[Any, Any]:
