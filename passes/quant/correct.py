@@ -47,9 +47,13 @@ class Correction:
 SETTLING = 16
 """Samples on which both are compared."""
 
+MARGIN = 0.9
+"""Share of the squared distance without corrections that they must not exceed. The means come from
+the samples that judge them, so that a smaller gain may be none on others."""
+
 
 def settle(run: Run, source: Module, corrections: list[Correction], feeds: Feeds) -> None:
-    """Take corrections back where they bring the outputs no closer to the float model's.
+    """Take corrections back where they bring the outputs hardly closer to the float model's.
 
     What lowers the error of every layer may still raise that of a model whose layers cancel it.
     """
@@ -61,9 +65,9 @@ def settle(run: Run, source: Module, corrections: list[Correction], feeds: Feeds
         with Probe(run.snapshot().module, run.ctx, "measure", fast=True) as probe:
             found.append(_distance(expected, probe.run(few)))
         _swap(corrections)
-    if found[1] < found[0]:
+    if found[0] > MARGIN * found[1]:
         _swap(corrections)
-        run.ctx.remark("note", "", "biases are not corrected, which brings the outputs closer")
+        run.ctx.remark("note", "", "biases are not corrected: the outputs come hardly closer by it")
 
 
 def _swap(corrections: list[Correction]) -> None:
