@@ -29,7 +29,7 @@ LEAST = 40
 MOST_SAMPLES = 16
 """Samples beyond which a distance gets no better."""
 
-CHECKS = 8
+CHECKS = 16
 """Choices that are measured on all samples."""
 
 
