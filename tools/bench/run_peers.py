@@ -173,7 +173,13 @@ def _times(
     }
 
 
+SETTLING_SECONDS = 0.02
+"""How long threads of a runtime go on spinning after a run, which would slow the next runtime's."""
+
+
 def _timed(run: Callable[[], object], count: int, clock: Callable[[], float]) -> float:
+    time.sleep(SETTLING_SECONDS)
+    run()
     started = clock()
     for _ in range(count):
         run()
