@@ -19,7 +19,7 @@ exceed `MAX_NODES` or `MAX_DEPTH` raise `DimTooComplex`; treat such a dimension 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import gcd
 
 from lepton_ir._dims_arith import broadcast, ceildiv, floordiv, maximum, minimum, mod
@@ -69,6 +69,8 @@ __all__ = [
     "prove_eq",
     "prove_ge",
     "quote_name",
+    "same_dim",
+    "same_dims",
     "sub",
     "substitute",
     "sym",
@@ -172,6 +174,16 @@ def prove_eq(a: Dim, b: Dim) -> bool | None:
     except DimTooComplex:
         return None
     return None
+
+
+def same_dim(a: Dim | None, b: Dim | None) -> bool:
+    """Returns whether two dims are known and proven equal."""
+    return a is not None and b is not None and (a is b or prove_eq(a, b) is True)
+
+
+def same_dims(a: Sequence[Dim | None], b: Sequence[Dim | None]) -> bool:
+    """Returns whether two shapes have the same rank and dims that are known and proven equal."""
+    return len(a) == len(b) and all(same_dim(p, q) for p, q in zip(a, b, strict=True))
 
 
 def prove_ge(a: Dim, b: Dim) -> bool | None:

@@ -7,18 +7,14 @@ import numpy as np
 from lepton_ir import dims, dtypes
 from lepton_ir.dims import Dim
 from lepton_ir.infer import const_array, content_of
-from lepton_ir.ir import Op, Value
+from lepton_ir.ir import Value
+from lepton_ir.passes.canonicalize.operators import made_by
 from lepton_ir.passes.canonicalize.slices import slice_ranges
 from lepton_ir.pattern import Match
 from lepton_ir.rewrite import Rewriter, propagate_types, refines, rewrite
 
 _END = 1 << 31
 _ROWS = 1 << 16
-
-
-def _op(value: Value | None, *names: str) -> Op | None:
-    op = None if value is None else value.op
-    return op if op is not None and op.name in names and not op.has_attr_refs else None
 
 
 def _pairs(a: Value | None, b: Value | None) -> list[tuple[Dim, Dim]] | None:
@@ -36,7 +32,7 @@ def _pairs(a: Value | None, b: Value | None) -> list[tuple[Dim, Dim]] | None:
 
 def _mixed(rw: Rewriter, y: Value | None, x: Value | None, equal: list[bool]) -> Value | None:
     """Build y, a concat, with the elements of x where ``equal`` says so."""
-    joined, given = _op(y, "concat"), content_of(x)
+    joined, given = made_by(y, "concat"), content_of(x)
     if joined is None or given is None:
         return None
     given = given * len(equal) if len(given) == 1 else given
@@ -68,7 +64,7 @@ def where_of_known_dims(m: Match, rw: Rewriter) -> bool:
     with the elements of x in their places.
     """
     condition, x, y = m.root.operands
-    test = _op(condition, "equal")
+    test = made_by(condition, "equal")
     if test is None:
         return False
     pairs = _pairs(*test.operands[:2])
@@ -91,7 +87,7 @@ def where_of_known_dims(m: Match, rw: Rewriter) -> bool:
 @rewrite("slice", exact=True)
 def slice_of_shape(m: Match, rw: Rewriter) -> bool:
     """shape(x)[a:b] => shape(x) {start=a, end=b} where Shape has them."""
-    producer = _op(m.root.operands[0], "shape")
+    producer = made_by(m.root.operands[0], "shape")
     if producer is None:
         return False
     if producer.attr("start") != 0 or producer.attr("end") is not None:
@@ -115,11 +111,11 @@ def slice_of_shape(m: Match, rw: Rewriter) -> bool:
 
 def _counts_rows(value: Value | None, rows: Dim) -> bool:
     """Whether ``value`` is 0, 1, ..., rows - 1, in order, whatever its shape."""
-    while (view := _op(value, "unsqueeze", "reshape", "squeeze", "cast")) is not None:
+    while (view := made_by(value, "unsqueeze", "reshape", "squeeze", "cast")) is not None:
         if view.name == "cast" and not _is_integer(view.operands[0]):
             return False
         value = view.operands[0]
-    count = _op(value, "range")
+    count = made_by(value, "range")
     if count is not None:
         bounds = [content_of(v) for v in count.operands]
         if any(b is None or len(b) != 1 for b in bounds):

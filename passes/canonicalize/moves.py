@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from lepton_ir import dims
-from lepton_ir.dims import Dim
 from lepton_ir.infer import const_array, const_tensor
 from lepton_ir.ir import Op, Value
+from lepton_ir.passes.canonicalize.operators import made_by
 from lepton_ir.passes.canonicalize.slices import slice_ranges
 from lepton_ir.pattern import Match
 from lepton_ir.rewrite import Rewriter, refines, rewrite
@@ -18,15 +18,6 @@ _END = 1 << 31
 _MOST = 64
 _BLOCK = 8
 _SIGNED = ("f16", "f32", "f64", "i32", "i64")
-
-
-def _op(value: Value | None, *names: str) -> Op | None:
-    op = None if value is None else value.op
-    return op if op is not None and op.name in names and not op.has_attr_refs else None
-
-
-def _same(a: Dim | None, b: Dim | None) -> bool:
-    return a is not None and b is not None and (a is b or dims.prove_eq(a, b) is True)
 
 
 def _element(ranges: dict[int, tuple[int, int, int]]) -> tuple[int, int] | None:
@@ -55,7 +46,7 @@ def _in_blocks(x: Value, axis: int) -> bool:
 def element_of_slice(m: Match, rw: Rewriter) -> bool:
     """squeeze(x[:, k:k+1], 1) => gather(x, k, axis=1)."""
     value = m.root.operands[0]
-    cut = _op(value, "slice")
+    cut = made_by(value, "slice")
     if cut is None or value is None or value.shape is None:
         return False
     if value.use_count > 1:
@@ -71,7 +62,7 @@ def element_of_slice(m: Match, rw: Rewriter) -> bool:
         return rw.fail("its elements are not next to each other")
     rest = (*value.shape[:axis], *value.shape[axis + 1 :])
     out = m.root.result.shape
-    if out is None or len(out) != len(rest) or not all(map(_same, out, rest)):
+    if out is None or len(out) != len(rest) or not all(map(dims.same_dim, out, rest)):
         return rw.fail("more than the axis of the slice goes")
     rw.also(cut)
     return rw.replace(m.root, rw.gather(x, rw.const(np.asarray(index, np.int64)), axis=axis))
@@ -123,7 +114,7 @@ def _plain_pad(op: Op) -> tuple[np.ndarray, float] | None:
 @rewrite("pad", exact=True)
 def merge_pads(m: Match, rw: Rewriter) -> bool:
     """pad(pad(x, p, c), q, c) => pad(x, p + q, c) where neither cuts."""
-    inner = _op(m.root.operands[0], "pad")
+    inner = made_by(m.root.operands[0], "pad")
     if inner is None:
         return False
     if inner.result.use_count > 1:
@@ -174,7 +165,9 @@ def _only_spreads(tile: Op) -> Value | None:
     x, out = tile.operands[0], tile.result.shape
     if x is None or x.shape is None or out is None or len(x.shape) != len(out):
         return None
-    return x if all(a == 1 or _same(a, b) for a, b in zip(x.shape, out, strict=True)) else None
+    return (
+        x if all(a == 1 or dims.same_dim(a, b) for a, b in zip(x.shape, out, strict=True)) else None
+    )
 
 
 @rewrite(*_BROADCASTING, exact=True)
@@ -184,7 +177,7 @@ def drop_tile(m: Match, rw: Rewriter) -> bool:
     if len(op.operands) != 2:
         return False
     for i in (0, 1):
-        tile, other = _op(op.operands[i], "tile"), op.operands[1 - i]
+        tile, other = made_by(op.operands[i], "tile"), op.operands[1 - i]
         x = None if tile is None else _only_spreads(tile)
         if tile is None or x is None or other is None:
             continue
@@ -192,7 +185,7 @@ def drop_tile(m: Match, rw: Rewriter) -> bool:
         if out is None or other.shape is None or len(other.shape) < len(out):
             return rw.fail("{} is not proven to have the repeated sizes", other)
         sizes = zip(reversed(out), reversed(other.shape), reversed(x.shape or ()), strict=False)
-        if not all(_same(a, c) or _same(a, b) for a, b, c in sizes):
+        if not all(dims.same_dim(a, c) or dims.same_dim(a, b) for a, b, c in sizes):
             return rw.fail("{} is not proven to have the repeated sizes", other)
         rw.also(tile)
         operands = [x, other] if i == 0 else [other, x]
@@ -203,12 +196,12 @@ def drop_tile(m: Match, rw: Rewriter) -> bool:
 @rewrite("reshape", exact=True)
 def concat_of_stack(m: Match, rw: Rewriter) -> bool:
     """reshape(concat(unsqueeze(a, k), unsqueeze(b, k))) that joins axes k and k + 1 => concat."""
-    joined = _op(m.root.operands[0], "concat")
+    joined = made_by(m.root.operands[0], "concat")
     out = m.root.result.shape
     if joined is None or out is None or not 1 < len(joined.operands) <= _MOST:
         return False
     rank = joined.result.rank
-    parts = [_op(v, "unsqueeze") for v in joined.operands]
+    parts = [made_by(v, "unsqueeze") for v in joined.operands]
     if rank is None or rank != len(out) + 1:
         return False
     axis = int(joined.attr("axis")) % rank
@@ -227,7 +220,7 @@ def concat_of_stack(m: Match, rw: Rewriter) -> bool:
     wanted = [
         size * len(values) if i == axis and size is not None else d for i, d in enumerate(first)
     ]
-    if not all(map(_same, wanted, out)):
+    if not all(map(dims.same_dim, wanted, out)):
         return rw.fail("the reshape does not join the stacked axis with the next one")
     rw.also(joined, *(p for p in parts if p is not None))
     return rw.replace(m.root, rw.concat(*values, axis=axis))

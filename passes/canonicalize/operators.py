@@ -19,7 +19,8 @@ _OPPOSITE = {
 _EVEN = ("abs", "cosh", "cos")
 
 
-def _made_by(value: Value | None, *names: str) -> Op | None:
+def made_by(value: Value | None, *names: str) -> Op | None:
+    """Return the operation that makes ``value`` if it is one of ``names``."""
     op = None if value is None else value.op
     return op if op is not None and op.name in names and not op.has_attr_refs else None
 
@@ -28,7 +29,7 @@ def _made_by(value: Value | None, *names: str) -> Op | None:
 def where_not(m: Match, rw: Rewriter) -> bool:
     """where(not c, x, y) => where(c, y, x)."""
     condition, x, y = m.root.operands
-    inner = _made_by(condition, "not")
+    inner = made_by(condition, "not")
     if inner is None:
         return False
     rw.also(inner)
@@ -38,7 +39,7 @@ def where_not(m: Match, rw: Rewriter) -> bool:
 @rewrite("not", exact=True)
 def negated_comparison(m: Match, rw: Rewriter) -> bool:
     """Not (a < b) => a >= b, and the like, for integers; a NaN compares false both ways."""
-    inner = _made_by(m.root.operands[0], *_OPPOSITE)
+    inner = made_by(m.root.operands[0], *_OPPOSITE)
     if inner is None:
         return False
     a, b = inner.operands
@@ -81,7 +82,7 @@ def add_of_negative(m: Match, rw: Rewriter) -> bool:
     a, b = m.root.operands
     adds = m.root.name == "add"
     for kept, other in ((a, b), (b, a)) if adds else ((a, b),):
-        inner = _made_by(other, "neg")
+        inner = made_by(other, "neg")
         if inner is not None and inner.result.use_count == 1:
             rw.also(inner)
             made = rw.build("sub" if adds else "add", kept, inner.operands[0])
@@ -95,7 +96,7 @@ def signs_cancel(m: Match, rw: Rewriter) -> bool:
     a, b = m.root.operands
     if a is None or a.dtype is None or not a.dtype.is_float:
         return False
-    left, right = _made_by(a, "neg"), _made_by(b, "neg")
+    left, right = made_by(a, "neg"), made_by(b, "neg")
     if left is not None and right is not None:
         if left.result.use_count > 1 and right.result.use_count > 1:
             return rw.fail("both negatives have other users")
@@ -119,7 +120,7 @@ def signs_cancel(m: Match, rw: Rewriter) -> bool:
 @rewrite(*_EVEN, exact=True)
 def even_of_negative(m: Match, rw: Rewriter) -> bool:
     """f(-x) => f(x) for even f."""
-    inner = _made_by(m.root.operands[0], "neg")
+    inner = made_by(m.root.operands[0], "neg")
     if inner is None:
         return False
     rw.also(inner)

@@ -5,17 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from lepton_ir import dims
-from lepton_ir.dims import Dim
 from lepton_ir.infer import const_tensor, content_of
 from lepton_ir.ir import Value
 from lepton_ir.ops._shapes import broadcast_shapes
 from lepton_ir.pattern import Match
 from lepton_ir.rewrite import Rewriter, rewrite
 from lepton_ir.types import Shape
-
-
-def _same(a: Dim | None, b: Dim | None) -> bool:
-    return a is not None and b is not None and (a is b or dims.prove_eq(a, b) is True)
 
 
 @rewrite("reshape", exact=True)
@@ -34,7 +29,7 @@ def reshape_copies_dims(m: Match, rw: Rewriter) -> bool:
     for i, d in enumerate(wanted):
         if isinstance(d, int) and (d > 0 or d == -1):
             literal.append(d)
-        elif i < len(x.shape) and _same(d, x.shape[i]):
+        elif i < len(x.shape) and dims.same_dim(d, x.shape[i]):
             literal.append(0)
         else:
             return rw.fail("element {} of the shape, {}, is not a dim of {} there", i, d, x)
@@ -53,7 +48,7 @@ def merge_expands(m: Match, rw: Rewriter) -> bool:
     wanted, result = content_of(shape), m.root.result.shape
     if wanted is None or result is None or len(wanted) != len(result):
         return rw.fail("the shape's elements are not known")
-    if not all(_same(a, b) for a, b in zip(wanted, result, strict=True)):
+    if not all(dims.same_dim(a, b) for a, b in zip(wanted, result, strict=True)):
         return rw.fail("the inner expand sets dims that the outer one takes over")
     rw.also(inner)
     return rw.replace(m.root, rw.expand(inner.operands[0], shape))
@@ -77,7 +72,7 @@ def drop_expand_of_batches(m: Match, rw: Rewriter) -> bool:
         result = m.root.result.shape
         if shape is None or result is None or len(shape) + 2 != len(result):
             continue
-        if all(_same(a, b) for a, b in zip(shape, result[:-2], strict=True)):
+        if all(dims.same_dim(a, b) for a, b in zip(shape, result[:-2], strict=True)):
             rw.also(inner)
             operands = [source, other] if i == 0 else [other, source]
             return rw.replace(m.root, rw.matmul(*operands))
@@ -92,4 +87,4 @@ def _grows_batches(source: Value, value: Value, other: Value) -> bool:
     a, b = source.shape, value.shape
     if a is None or b is None or other.rank is None or min(len(a), len(b), other.rank) < 2:
         return False
-    return all(_same(p, q) for p, q in zip(a[-2:], b[-2:], strict=True))
+    return all(dims.same_dim(p, q) for p, q in zip(a[-2:], b[-2:], strict=True))

@@ -20,10 +20,6 @@ MAX_RANK = 64
 """Rank of a tensor as far as rules look at single axes."""
 
 
-def _same_dim(a: Dim | None, b: Dim | None) -> bool:
-    return a is not None and b is not None and (a is b or dims.prove_eq(a, b) is True)
-
-
 def reshape_operand(source: Value, target: Value) -> list[int] | None:
     """Return the ``shape`` operand that reshapes ``source`` to the proven shape of ``target``.
 
@@ -41,7 +37,7 @@ def reshape_operand(source: Value, target: Value) -> list[int] | None:
             if d == 0:
                 return None  # 0 would mean "as in the source"
             out.append(d)
-        elif i < len(given) and _same_dim(d, given[i]):
+        elif i < len(given) and dims.same_dim(d, given[i]):
             out.append(0)
             copies += 1
         else:
@@ -181,7 +177,7 @@ def drop_expand(m: Match, rw: Rewriter) -> bool:
         result = op.result.shape
         if shape is None or result is None or len(shape) != len(result):
             continue
-        if not all(map(_same_dim, shape, result)):
+        if not all(map(dims.same_dim, shape, result)):
             continue
         rw.also(producer)
         operands = list(op.operands)

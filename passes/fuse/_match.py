@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir import dims
 from lepton_ir.infer import const_array, const_tensor
 from lepton_ir.tensors import ElidedTensor
 
 if TYPE_CHECKING:
-    from lepton_ir.dims import Dim
     from lepton_ir.dtypes import DType
     from lepton_ir.ir import Op, Value
     from lepton_ir.rewrite import Rewriter
@@ -41,11 +39,6 @@ def f32_exact(dtype: DType | None, *numbers: float) -> bool:
     if dtype is None or not dtype.is_float:
         return False
     return dtype.bits <= 32 or all(f32(n) == n for n in numbers)
-
-
-def same_dim(a: Dim | None, b: Dim | None) -> bool:
-    """Return whether two dims are proven equal."""
-    return a is not None and b is not None and (a is b or dims.prove_eq(a, b) is True)
 
 
 def readable(value: Value | None) -> bool:

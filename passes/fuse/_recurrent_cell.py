@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_array
 from lepton_ir.passes.fuse._cell import ACTIVATIONS, Array, Cell, Form, Gate
-from lepton_ir.passes.fuse._match import made_by, readable, same_dim
+from lepton_ir.passes.fuse._match import made_by, readable
 from lepton_ir.passes.fuse._weights import constant, rounded
 
 if TYPE_CHECKING:

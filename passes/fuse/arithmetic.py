@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_array, const_tensor
 from lepton_ir.passes.canonicalize.signs import never_negative
-from lepton_ir.passes.fuse._match import Scan, available, made_by, same_dim, settle, sole_user
+from lepton_ir.passes.fuse._match import Scan, available, made_by, settle, sole_user
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_array
-from lepton_ir.passes.fuse._match import available, same_dim
+from lepton_ir.passes.fuse._match import available
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_tensor
 from lepton_ir.ir import Value
-from lepton_ir.passes.fuse._match import available, f32, made_by, same_dim, settle, sole_user
+from lepton_ir.passes.fuse._match import available, f32, made_by, settle, sole_user
 from lepton_ir.passes.fuse._weights import constant
 from lepton_ir.passes.fuse.attention_bias import fits, joined, seeing
 from lepton_ir.passes.fuse.attention_parts import (

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.fuse._match import made_by, readable, same_dim, settle, sole_user
+from lepton_ir.passes.fuse._match import made_by, readable, settle, sole_user
 from lepton_ir.passes.fuse._weights import WEIGHT_LIMIT, constant
 from lepton_ir.passes.fuse.ort_common import contrib, is_f32
 from lepton_ir.rewrite import rewrite

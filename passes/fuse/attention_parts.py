@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_array, const_tensor
-from lepton_ir.passes.fuse._match import Scan, made_by, same_dim, sole_user
+from lepton_ir.passes.fuse._match import Scan, made_by, sole_user
 
 if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value

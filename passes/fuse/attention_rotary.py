@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_array
-from lepton_ir.passes.fuse._match import available, made_by, same_dim, settle, sole_user
+from lepton_ir.passes.fuse._match import available, made_by, settle, sole_user
 from lepton_ir.passes.fuse.ort_common import is_f32
 from lepton_ir.rewrite import rewrite
 

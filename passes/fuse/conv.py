@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.fuse._match import ends_gelu, made_by, same_dim, sole_user
+from lepton_ir.passes.fuse._match import ends_gelu, made_by, sole_user
 from lepton_ir.passes.fuse._weights import (
     Affine,
     Array,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.fuse._match import available, same_dim, settle
+from lepton_ir.passes.fuse._match import available, settle
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_tensor
 from lepton_ir.passes.fuse._match import (
     Scan,
@@ -15,7 +16,6 @@ from lepton_ir.passes.fuse._match import (
     f32_exact,
     made_by,
     readable,
-    same_dim,
     settle,
     sole_user,
 )

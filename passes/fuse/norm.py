@@ -10,16 +10,9 @@ import math
 from typing import TYPE_CHECKING
 
 from lepton_ir import dtypes
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.fuse._match import (
-    Scan,
-    available,
-    f32,
-    made_by,
-    same_dim,
-    settle,
-    sole_user,
-)
+from lepton_ir.passes.fuse._match import Scan, available, f32, made_by, settle, sole_user
 from lepton_ir.passes.fuse.reduction import mean_of_squares, trailing
 from lepton_ir.rewrite import rewrite
 from lepton_ir.tensors import SplatTensor

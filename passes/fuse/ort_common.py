@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir import dtypes
-from lepton_ir.passes.fuse._match import available, same_dim
+from lepton_ir.dims import same_dim
+from lepton_ir.passes.fuse._match import available
 
 if TYPE_CHECKING:
     from collections.abc import Collection

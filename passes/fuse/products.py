@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_ir.dims import same_dim, same_dims
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.fuse._match import (
-    ends_gelu,
-    made_by,
-    readable,
-    same_dim,
-    settle,
-    sole_user,
-)
+from lepton_ir.passes.fuse._match import ends_gelu, made_by, readable, settle, sole_user
 from lepton_ir.passes.fuse._weights import (
     Affine,
     Array,
@@ -34,16 +28,11 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
     from lepton_ir.pattern import Match
     from lepton_ir.rewrite import Rewriter
-    from lepton_ir.types import Shape
 
 _VIEWS = ("reshape", "flatten", "squeeze", "unsqueeze")
 _FLOATS = ("f16", "f32", "f64")
 _WORK_LIMIT = 1 << 30
 """Multiplications that folding two weights into one may take."""
-
-
-def _same_dims(a: Shape, b: Shape) -> bool:
-    return len(a) == len(b) and all(same_dim(p, q) for p, q in zip(a, b, strict=True))
 
 
 def _plain(product: Op) -> bool:
@@ -97,7 +86,7 @@ def matmul_between_reshapes(m: Match, rw: Rewriter) -> bool:
         return rw.fail("{} has other users", product)
     turned, lead = product.name == "gemm" and bool(product.attr("transB")), len(out) - 1
     columns = w.shape[0 if turned else 1]
-    if not _same_dims(out, (*x.shape[:lead], columns)) or len(x.shape) <= lead:
+    if not same_dims(out, (*x.shape[:lead], columns)) or len(x.shape) <= lead:
         return rw.fail("the reshapes are not proven to fold and unfold leading axes")
     direct = len(x.shape) == len(out) and same_dim(x.shape[-1], inner[1])
     joined = None if direct else _with_rows(x, lead, inner[1])
@@ -134,7 +123,7 @@ def _unfolded(value: Value | None) -> tuple[Value, list[Op], bool] | None:
     if fold is None or x is None or x.shape is None or fold.result.shape is None:
         return None
     inner = fold.result.shape
-    if len(inner) != 3 or len(x.shape) < 4 or not _same_dims(x.shape[-2:], inner[1:]):
+    if len(inner) != 3 or len(x.shape) < 4 or not same_dims(x.shape[-2:], inner[1:]):
         return None
     return x, [*passed, fold], turn is not None
 
@@ -158,8 +147,8 @@ def batches_between_reshapes(m: Match, rw: Rewriter) -> bool:
         return rw.fail("{} has other users", product)
     inner = product.result.shape
     batches = x.shape[:-2]
-    same = inner is not None and _same_dims(y.shape[:-2], batches)
-    if not same or inner is None or not _same_dims(out, (*batches, *inner[-2:])):
+    same = inner is not None and same_dims(y.shape[:-2], batches)
+    if not same or inner is None or not same_dims(out, (*batches, *inner[-2:])):
         return rw.fail("the leading axes are not proven to be the same")
     rw.also(product, *first, *second)
     swap = (*range(len(batches)), len(batches) + 1, len(batches))

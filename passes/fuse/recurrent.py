@@ -9,8 +9,9 @@ import numpy as np
 
 from lepton_ir import dims, dtypes
 from lepton_ir.builder import Builder, create
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_array, content_of
-from lepton_ir.passes.fuse._match import available, same_dim
+from lepton_ir.passes.fuse._match import available
 from lepton_ir.passes.fuse._recurrent_cell import Layer, layer_of
 from lepton_ir.pattern import Match
 from lepton_ir.rewrite import Rewriter, rewrite

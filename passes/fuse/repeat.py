@@ -6,23 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_ir.dims import same_dims
 from lepton_ir.infer import const_array
-from lepton_ir.passes.fuse._match import available, made_by, same_dim, settle, sole_user
+from lepton_ir.passes.fuse._match import available, made_by, settle, sole_user
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lepton_ir.dims import Dim
     from lepton_ir.ir import Op, Value
     from lepton_ir.pattern import Match
     from lepton_ir.rewrite import Rewriter
 
 _MOST = 1 << 12
-
-
-def _same(a: Sequence[Dim | None], b: Sequence[Dim | None]) -> bool:
-    return len(a) == len(b) and all(same_dim(p, q) for p, q in zip(a, b, strict=True))
 
 
 def repeated(merged: Op) -> tuple[Value, int, np.ndarray[Any, Any]] | None:
@@ -43,9 +37,9 @@ def repeated(merged: Op) -> tuple[Value, int, np.ndarray[Any, Any]] | None:
         if not (isinstance(size, int) and isinstance(times, int) and made == size * times):
             continue
         head, tail = shape[: axis + 1], shape[axis + 1 :]
-        if not (_same(one, (*head, 1, *tail)) and _same(many, (*head, times, *tail))):
+        if not (same_dims(one, (*head, 1, *tail)) and same_dims(many, (*head, times, *tail))):
             continue
-        if _same(y, (*shape[:axis], made, *tail)) and 0 < made <= _MOST:
+        if same_dims(y, (*shape[:axis], made, *tail)) and 0 < made <= _MOST:
             return x, axis, np.repeat(np.arange(size, dtype=np.int64), times)
     return None
 

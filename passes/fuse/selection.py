@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_array
-from lepton_ir.passes.fuse._match import (
-    Scan,
-    available,
-    close,
-    f32,
-    f32_exact,
-    same_dim,
-    settle,
-    sole_user,
-)
+from lepton_ir.passes.fuse._match import Scan, available, close, f32, f32_exact, settle, sole_user
 from lepton_ir.passes.fuse.primitives import positive_part
 from lepton_ir.rewrite import rewrite
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lepton_ir.dims import same_dim
 from lepton_ir.passes.canonicalize.slices import slice_ranges
-from lepton_ir.passes.fuse._match import available, made_by, readable, same_dim, settle, sole_user
+from lepton_ir.passes.fuse._match import available, made_by, readable, settle, sole_user
 from lepton_ir.passes.fuse._weights import Array, affordable, constant, new_weight
 from lepton_ir.rewrite import rewrite
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lepton_ir.passes.fuse._match import made_by, same_dim, sole_user
+from lepton_ir.dims import same_dim
+from lepton_ir.passes.fuse._match import made_by, sole_user
 from lepton_ir.passes.fuse.ort_common import (
     biased,
     contrib,

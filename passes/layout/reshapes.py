@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir.diagnostics import Location
+from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_tensor, content_of
 from lepton_ir.ir import Op, Value
 from lepton_ir.passes.canonicalize.views import reshape_operand
-from lepton_ir.passes.fuse._match import same_dim
 from lepton_ir.passes.layout.axes import perm_of
 from lepton_ir.rewrite import rewrite
 

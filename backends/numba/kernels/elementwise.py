@@ -285,14 +285,15 @@ def call_loops(
     types = [*expression.inputs, *expression.output_types]
     args: list[int | Ref] = [*sizes]
     for number, (ref, stride, dtype) in enumerate(zip(refs, kept, types, strict=True)):
-        size = _itemsize(dtype)
+        size = itemsize(dtype)
         args += [ref, *(s * size for s in stride[:-1])]
         if number < count and modes[number] == "g":
             args.append(stride[-1] * size)
     lo.call(Kernel("elementwise", (expression, len(sizes) - 1, modes)), *args)
 
 
-def _itemsize(dtype: str) -> int:
+def itemsize(dtype: str) -> int:
+    """Return the bytes of an element."""
     return 1 if dtype == "bool" else int(dtype.lstrip("biuf")) // 8
 
 
@@ -393,7 +394,7 @@ class _Inner:
         return self.e.splat(value, lanes)
 
     def _at(self, pointer: Val, number: int, index: Val) -> Val:
-        return self.e.off(pointer, self.e.b.mul(index, i64(_itemsize(self.types[number]))))
+        return self.e.off(pointer, self.e.b.mul(index, i64(itemsize(self.types[number]))))
 
     def _block(self, pointers: list[Val], fixed: list[Val | None], index: Val, unroll: int) -> None:
         e, lanes = self.e, self.e.lanes
@@ -410,11 +411,11 @@ class _Inner:
                     values.append(self._gather(pointers[i], i, index, u * lanes))
                     continue
                 type_ = vector(memory_type(dtype, self.e.machine), lanes)
-                offset = u * lanes * _itemsize(dtype)
+                offset = u * lanes * itemsize(dtype)
                 values.append(from_memory(e, e.load(places[i], type_, offset), dtype))
             for j, found in enumerate(self.expression.emit(e, values, lanes)):
                 dtype = self.types[count + j]
-                offset = u * lanes * _itemsize(dtype)
+                offset = u * lanes * itemsize(dtype)
                 e.store(to_memory(e, found, dtype), places[count + j], offset)
 
     def _gather(self, pointer: Val, number: int, index: Val, first: int) -> Val:

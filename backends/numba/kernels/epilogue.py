@@ -12,7 +12,7 @@ from lepton_ir.backends.numba.codegen.expression import (
     memory_type,
     to_memory,
 )
-from lepton_ir.backends.numba.kernels.elementwise import Translation
+from lepton_ir.backends.numba.kernels.elementwise import Translation, itemsize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -107,8 +107,3 @@ def emit_tile_row(
         values.append(from_memory(e, loaded, dtype))
     (found,) = epilogue.expression.emit(e, values, lanes)
     return to_memory(e, found, epilogue.result)
-
-
-def itemsize(dtype: str) -> int:
-    """Return the bytes of an element."""
-    return 1 if dtype == "bool" else int(dtype.lstrip("biuf")) // 8

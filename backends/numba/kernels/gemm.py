@@ -17,14 +17,8 @@ from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.expression import Step
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
-from lepton_ir.backends.numba.kernels.elementwise import Translation
-from lepton_ir.backends.numba.kernels.epilogue import (
-    PLAIN,
-    Epilogue,
-    emit_tile_row,
-    itemsize,
-    translate,
-)
+from lepton_ir.backends.numba.kernels.elementwise import Translation, itemsize
+from lepton_ir.backends.numba.kernels.epilogue import PLAIN, Epilogue, emit_tile_row, translate
 from lepton_ir.backends.numba.kernels.panels import pack_panels, vectors_of, width_of
 from lepton_ir.backends.numba.kernels.widening import narrowed, wide_operands
 from lepton_ir.backends.numba.lowering import Lowering, lowers

@@ -14,7 +14,7 @@ from lepton_ir.backends.numba.codegen.expression import (
     to_memory,
 )
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
-from lepton_ir.backends.numba.kernels.epilogue import itemsize
+from lepton_ir.backends.numba.kernels.elementwise import itemsize
 from lepton_ir.backends.numba.kernels.views import permuted
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Tensor
