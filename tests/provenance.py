@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import onnx
+
+from lepton_ir.provenance import NODE_KEY, TABLE_KEY, ProvenanceTable
 
 
 def _walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -72,6 +73,9 @@ class Source:
 def violations(source: onnx.ModelProto, result: onnx.ModelProto) -> list[str]:
     """Return one line for each node whose provenance is missing or wrong."""
     known = Source(source)
+    table = ProvenanceTable(
+        next((p.value for p in result.metadata_props if p.key == TABLE_KEY), "{}")
+    )
     readers: dict[str, list[onnx.NodeProto]] = {}
     nodes = list(_walk(result.graph))
     for node in nodes:
@@ -81,8 +85,11 @@ def violations(source: onnx.ModelProto, result: onnx.ModelProto) -> list[str]:
     for node in nodes:
         if node.op_type == "Constant":
             continue
-        listed = next((p.value for p in node.metadata_props if p.key == "lepton.sources"), None)
-        sources = [_key(node)] if listed is None else json.loads(listed)
+        reference = next((p.value for p in node.metadata_props if p.key == NODE_KEY), None)
+        made = None if reference is None else table.look_up(reference)
+        if reference is not None and made is None:
+            bad.append(f"{node.op_type} {_key(node)}: the table has no {reference}")
+        sources = [_key(node)] if made is None else list(made[0])
         if not sources:
             bad.append(f"{node.op_type} {_key(node)} names no source")
         missing = [s for s in sources if s not in known.names]

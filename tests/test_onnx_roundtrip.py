@@ -20,6 +20,7 @@ from lepton_ir.backends.onnx.writer import save, to_proto
 from lepton_ir.diagnostics import InvalidModelError, LeptonError, Location, UnsupportedError
 from lepton_ir.frontends.onnx.reader import load
 from lepton_ir.ir import AttrRef
+from lepton_ir.provenance import NODE_KEY, RULES_KEY, SOURCES_KEY, TABLE_KEY, ProvenanceTable
 
 # -- whole models ----------------------------------------------------------------------------------
 
@@ -138,6 +139,13 @@ def test_outputs_that_are_inputs_or_constants_or_twice():
     assert [n.op_type for n in result.graph.node] == ["Relu"]
 
 
+def sources_and_rules(proto, node):
+    """What the table of a written model says of one of its nodes."""
+    props = {p.key: p.value for p in proto.metadata_props}
+    (entry,) = [p for p in node.metadata_props if p.key == NODE_KEY]
+    return ProvenanceTable(props[TABLE_KEY]).look_up(entry.value)
+
+
 def test_one_value_under_two_output_names_gets_an_identity():
     module = load_proto(
         model(
@@ -152,7 +160,7 @@ def test_one_value_under_two_output_names_gets_an_identity():
     result = to_proto(module)
     onnx.checker.check_model(result)
     assert [n.op_type for n in result.graph.node] == ["Relu", "Identity"]
-    assert json.loads(result.graph.node[1].metadata_props[0].value) == ["r"]
+    assert sources_and_rules(result, result.graph.node[1]) == (("r",), ("export",))
     x = np.array([-1, 2], np.float32)
     assert_same(run(result, {"x": x}), [np.maximum(x, 0)] * 2)
 
@@ -162,10 +170,47 @@ def test_new_nodes_say_where_they_came_from():
     (op, _) = module.main.block.ops
     op.loc = Location("", (op.loc, Location("other")), "fuse/rule")
     op.node_name = None
-    (written,) = to_proto(module).graph.node
-    found = {p.key: json.loads(p.value) for p in written.metadata_props}
-    assert found == {"lepton.sources": ["r", "other"], "lepton.rules": ["fuse/rule"]}
+    proto = to_proto(module)
+    (written,) = proto.graph.node
+    assert sources_and_rules(proto, written) == (("r", "other"), ("fuse/rule",))
     assert written.name == "Relu_y"
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_provenance_of_an_earlier_run_stays(old: bool):
+    proto = model([node("Relu", ["x"], ["h"], name="a"), node("Neg", ["h"], ["y"])], X4, Y)
+    if old:  # as it was written before there was a table
+        props = {SOURCES_KEY: '["r", "s"]', RULES_KEY: '["fuse/rule"]'}
+    else:
+        made = {"sources": ["q", "r", "s"], "rules": ["fuse/rule"], "made": "0:0 1-2:0"}
+        helper.set_model_props(proto, {TABLE_KEY: json.dumps(made)})
+        props = {NODE_KEY: "1"}
+    for key, value in props.items():
+        proto.graph.node[0].metadata_props.add(key=key, value=value)
+    module = load_proto(proto)
+    found = module.main.block.first.meta["metadata"]
+    assert {k: json.loads(v) for k, v in found.items()} == {
+        SOURCES_KEY: ["r", "s"],
+        RULES_KEY: ["fuse/rule"],
+    }
+    result = to_proto(module)
+    assert sources_and_rules(result, result.graph.node[0]) == (("r", "s"), ("fuse/rule",))
+    assert [p.key for p in result.metadata_props] == [TABLE_KEY]
+    assert to_proto(load_proto(result)) == result
+
+
+@pytest.mark.parametrize(
+    "made",
+    ["", "[]", "{", '{"sources": [1], "rules": ["r"], "made": "0:0 0:0"}', "[" * 100000]
+    + [f'{{"sources": ["a"], "rules": ["r"], "made": "0:0 {e}"}}' for e in ("5:0", "0-9:0", "x")]
+    + ['{"sources": ["a"], "rules": ["r"], "made": "0:0 0-999999999:0"}'],
+)
+def test_a_broken_table_of_provenance_is_no_table(made: str):
+    proto = model([node("Relu", ["x"], ["y"], name="a")], X4, Y)
+    helper.set_model_props(proto, {TABLE_KEY: made})
+    proto.graph.node[0].metadata_props.add(key=NODE_KEY, value="1")
+    module = load_proto(proto)
+    assert module.main.block.first.meta["metadata"] == {NODE_KEY: "1"}
 
 
 def test_overridable_initializers():

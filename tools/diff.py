@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir.diagnostics import LeptonError, shorten
 from lepton_ir.ir import Module, Op, Value
+from lepton_ir.provenance import SOURCES_KEY, names_in
 from lepton_ir.tensors import Tensor, same_content
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SOURCES_KEY = "lepton.sources"
-"""Metadata of a node that passes made: the names of the nodes it was made from, as JSON."""
 
 MAX_FETCHED_BYTES = 256 << 20
 """Estimated bytes of the tensors that one run hands out; more take several runs."""
@@ -175,12 +173,7 @@ def sources_of(op: Op) -> list[str]:
     """Return the names of the nodes that a node was made from; empty for one of the source."""
     if not op.loc.is_source:
         return list(op.loc.flatten()[0])
-    text = (op.meta or {}).get("metadata", {}).get(SOURCES_KEY)
-    try:
-        names = json.loads(text) if text else []
-    except ValueError:
-        return []
-    return [str(n) for n in names] if isinstance(names, list) else []
+    return list(names_in((op.meta or {}).get("metadata", {}), SOURCES_KEY))
 
 
 def _match_nodes(before: list[Op], after: list[Op], found: Difference) -> None:

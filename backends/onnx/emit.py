@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -17,7 +16,7 @@ from onnx import (
 )
 
 from lepton_ir import dtypes
-from lepton_ir.backends.onnx.names import MADE, NameScope, name_block
+from lepton_ir.backends.onnx.names import MADE, SHORT, NameScope, name_block
 from lepton_ir.backends.onnx.parts import (
     callee_key,
     is_inside,
@@ -39,6 +38,14 @@ from lepton_ir.frontends.onnx.table_values import (
 from lepton_ir.infer import describe
 from lepton_ir.ir import AttrRef, Block, Function, Module, Op, Value
 from lepton_ir.pauses import collector_paused
+from lepton_ir.provenance import (
+    NODE_KEY,
+    RULES_KEY,
+    SOURCES_KEY,
+    TABLE_KEY,
+    Provenance,
+    names_in,
+)
 from lepton_ir.tasks import Task, run_task
 
 if TYPE_CHECKING:
@@ -52,9 +59,6 @@ DEFAULT_OPSET = 21
 
 MIN_IR_VERSION = 4
 """Since this version of the format initializers need not be inputs."""
-
-SOURCES_KEY = "lepton.sources"
-RULES_KEY = "lepton.rules"
 
 _IR_VERSION_OF = {
     **dict.fromkeys((dtypes.F8E4M3FN, dtypes.F8E4M3FNUZ, dtypes.F8E5M2, dtypes.F8E5M2FNUZ), 9),
@@ -140,6 +144,7 @@ class Emitter:
         self._types = TypeWriter({})
         self._in_function = False
         self._used: set[Value] = set()
+        self._provenance = Provenance()
 
     # -- the model ---------------------------------------------------------------------------------
 
@@ -174,6 +179,8 @@ class Emitter:
             imports[""] = DEFAULT_OPSET
         write_opsets(imports, proto.opset_import)
         write_metadata(meta.get("metadata", {}), proto.metadata_props)
+        if len(self._provenance):
+            write_metadata({TABLE_KEY: self._provenance.text()}, proto.metadata_props)
         for field in ("training_info", "configuration"):
             for item in meta.get(field, ()):
                 getattr(proto, field).add().ParseFromString(item.data)
@@ -484,9 +491,10 @@ class Emitter:
         made = not op.loc.is_source
         if not name and made:
             first = next((o for o in node.output if o), "")
-            # What has a made name says its operation already, and each name takes its bytes.
-            name = first if first.startswith(MADE) else f"{node.op_type}_{first}"
-            name = self._new_node_name(name)
+            # What has a made name is known by it, and each name takes its bytes.
+            if not first.startswith(MADE):
+                kind = SHORT.get(op.name, node.op_type)
+                name = self._new_node_name(f"{kind}_{first}")
         elif name in self._given_names and made:
             name = self._new_node_name(name)  # the node it was made from is still there
         if name:
@@ -494,12 +502,13 @@ class Emitter:
             self._given_names.add(name)
         meta = op.meta or {}
         metadata = dict(meta.get("metadata", {}))
-        if made:
-            sources, rules = op.loc.flatten()
-            if sources:
-                metadata[SOURCES_KEY] = json.dumps(sources, ensure_ascii=False)
-            if rules:
-                metadata[RULES_KEY] = json.dumps(rules, ensure_ascii=False)
+        # What an earlier run made has its names in the metadata.
+        earlier = (names_in(metadata, SOURCES_KEY), names_in(metadata, RULES_KEY))
+        sources, rules = op.loc.flatten() if made else earlier
+        if sources or rules:
+            metadata.pop(SOURCES_KEY, None)
+            metadata.pop(RULES_KEY, None)
+            metadata[NODE_KEY] = self._provenance.refer(sources, rules)
         if meta.get("doc"):
             node.doc_string = meta["doc"]
         write_metadata(metadata, node.metadata_props)
@@ -523,8 +532,8 @@ class Emitter:
         node.name = self._new_node_name(f"Identity_{name}")
         sources = value.op.loc.flatten()[0] if value.op is not None else ()
         if sources:
-            text = json.dumps(sources, ensure_ascii=False)
-            write_metadata({SOURCES_KEY: text, RULES_KEY: '["export"]'}, node.metadata_props)
+            reference = self._provenance.refer(sources, ("export",))
+            write_metadata({NODE_KEY: reference}, node.metadata_props)
 
     def _count_dtype(self, op: Op) -> None:
         needed = _IR_VERSION_OF.get(op.results[0].dtype)  # type: ignore[arg-type]

@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Block, Value
 
 
-MADE = "lepton/"
+MADE = "~"
 """Starts the names of values that passes made: a name of the source, even of a value that is
-gone, never comes to stand for something else."""
+gone, never comes to stand for something else. A file holds each name several times, and quantized
+models have hundreds of them: they are short."""
 
-SHORT = {"const": "c", "quantize_linear": "q", "dequantize_linear": "dq"}
-"""Names for what quantized models have hundreds of; a file holds each of them several times."""
+SHORT = {"const": "c", "quantize_linear": "q", "dequantize_linear": "dq", "qlinear_conv": "qconv"}
+"""Names for what quantized models have hundreds of."""
 
 
 class NameScope:
@@ -37,12 +38,12 @@ class NameScope:
             scope = scope._parent
         return True
 
-    def take(self, name: str) -> str:
-        """Take a name, with a number appended if it is not free."""
+    def take(self, name: str, joint: str = "_") -> str:
+        """Take a name, with ``joint`` and a number appended if it is not free."""
         result = name
         while not self.is_free(result):
             self._counters[name] = number = self._counters.get(name, 0) + 1
-            result = f"{name}_{number}"
+            result = f"{name}{joint}{number}"
         self._taken.add(result)
         return result
 
@@ -71,6 +72,8 @@ def name_block(
         op_name = result.op.name if result.op is not None else "value"
         if result.name and scope.is_free(result.name):
             names[result] = scope.take(result.name)
+        elif result.name:
+            names[result] = scope.take(MADE + result.name)
         else:
             made = SHORT.get(op_name) or op_name.replace(".", "_")
-            names[result] = scope.take(MADE + (result.name or made))
+            names[result] = scope.take(MADE + made, joint="")

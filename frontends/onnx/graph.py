@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, ValueInfoProto
 
     from lepton_ir.frontends.onnx.constants import TensorReader
+    from lepton_ir.provenance import ProvenanceTable
 
 _GRAPH = int(AttributeProto.GRAPH)
 _GRAPHS = int(AttributeProto.GRAPHS)
@@ -83,6 +84,7 @@ class GraphReader:
         self.is_sorted = is_sorted
         self.remarks = remarks
         self.signatures: dict[str, tuple[int, int]] = {}
+        self.provenance: ProvenanceTable | None = None
         self._plans: dict[tuple[str, str, str], Plan | str | None] = {}
         self._names: set[str] = set()
         self._contradictions = 0
@@ -335,7 +337,7 @@ class GraphReader:
             self._names.add(name)
         op.loc = Location(name)
         if node.doc_string or node.metadata_props or node.device_configurations:
-            op.meta = node_meta(node)
+            op.meta = node_meta(node, self.provenance)
 
     def _known(
         self, how: Plan, node: NodeProto, inputs: list[Value | None], outputs: int, block: Block

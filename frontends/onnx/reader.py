@@ -28,6 +28,7 @@ from lepton_ir.frontends.onnx.table_values import (
 from lepton_ir.infer import mark_types_current
 from lepton_ir.ir import Function, Module
 from lepton_ir.pauses import collector_paused
+from lepton_ir.provenance import TABLE_KEY, ProvenanceTable
 from lepton_ir.tasks import run_task
 from lepton_ir.types import UNKNOWN, TensorType, Type
 
@@ -178,6 +179,7 @@ class _ModelReader:
         self.is_sorted = True
         self.converted = False
         self.signatures: dict[str, tuple[int, int]] = {}
+        self.provenance: ProvenanceTable | None = None
 
     def read(self) -> Module:
         """Build the module; `Undefined` when a name is read before it is defined."""
@@ -226,7 +228,11 @@ class _ModelReader:
         if proto.model_version:
             meta["model_version"] = proto.model_version
         if proto.metadata_props:
-            meta["metadata"] = {as_text(p.key): as_text(p.value) for p in proto.metadata_props}
+            metadata = {as_text(p.key): as_text(p.value) for p in proto.metadata_props}
+            table = metadata.pop(TABLE_KEY, None)
+            self.provenance = None if table is None else ProvenanceTable(table)
+            if metadata:
+                meta["metadata"] = metadata
         for field in ("training_info", "configuration"):
             if len(getattr(proto, field)):
                 meta[field] = [_foreign(f"onnx.{field}", item) for item in getattr(proto, field)]
@@ -259,6 +265,7 @@ class _ModelReader:
             self.converted,
         )
         reader.signatures = self.signatures
+        reader.provenance = self.provenance
         if not graph.output:
             raise InvalidModelError("the graph has no outputs", code="onnx-graph")
         if graph.name:
@@ -357,6 +364,7 @@ class _ModelReader:
             raise UnsupportedError(f"opset {version} cannot be read", where=where)
         reader = GraphReader(function, opsets, callees, self.tensors, self.is_sorted, self.remarks)
         reader.signatures = self.signatures
+        reader.provenance = self.provenance
         function.meta.update(value_meta(body))
         function.meta.update(domain=body.domain, name=body.name)
         if body.overload:

@@ -12,6 +12,8 @@ from lepton_ir.types import UNKNOWN, SparseType, TensorType, Type
 if TYPE_CHECKING:
     from onnx import NodeProto
 
+    from lepton_ir.provenance import ProvenanceTable
+
 
 class Undefined(Exception):
     """A name is read that nothing defined before; the graph may not be sorted."""
@@ -60,9 +62,16 @@ def value_meta(info: Any) -> dict[str, Any]:
     return meta
 
 
-def node_meta(node: NodeProto) -> dict[str, Any]:
-    """Return doc string, metadata and device configurations of a node."""
+def node_meta(node: NodeProto, provenance: ProvenanceTable | None) -> dict[str, Any]:
+    """Return doc string, metadata and device configurations of a node.
+
+    Args:
+        node: the node.
+        provenance: the model's table, where it has one.
+    """
     meta = value_meta(node)
+    if provenance is not None and "metadata" in meta:
+        provenance.resolve(meta["metadata"])
     if node.device_configurations:
         meta["devices"] = [
             Foreign("onnx.NodeDeviceConfigurationProto", d.SerializeToString(deterministic=True))

@@ -7,7 +7,7 @@ as QLinearAdd, and ``hard_swish(x) = x * hard_sigmoid(x)`` with one QLinearMul m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -112,6 +112,16 @@ def mergeable(op: Op, y: Value) -> Op | None:
     return user if y is op.result or int(p[1].numpy()) == lowest else None
 
 
+def _is_default(key: str, value: Any) -> bool:
+    """Return whether an attribute of a convolution says no more than its absence.
+
+    The kernel's shape is that of the weight.
+    """
+    if key in ("dilations", "strides"):
+        return all(number == 1 for number in value or ())
+    return key == "kernel_shape" or (key == "pads" and not any(value or ()))
+
+
 def merge_convolution(
     op: Op, user: Op, parts: tuple[Value, Value, Value], bias: Value | None
 ) -> Value:
@@ -131,7 +141,9 @@ def merge_convolution(
     assert x.op is not None
     assert y is not None
     edit = Editor(user, "static-conv")
-    q = edit.qlinear_conv(*x.op.operands[:3], *parts, *user.operands[1:3], bias, **op.attrs)
+    parts[1].name = None  # its place says what it is, and names take their bytes in each file
+    given = {key: value for key, value in op.attrs.items() if not _is_default(key, value)}
+    q = edit.qlinear_conv(*x.op.operands[:3], *parts, *user.operands[1:3], bias, **given)
     old, name = user.result, y.name
     q.name, q.declared, q.meta = old.name, old.declared, old.meta
     q.op.node_name = op.node_name
