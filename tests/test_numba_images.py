@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import lepton_ir
-from lepton_ir.backends.numba.kernels.conv import tile_widths
+from lepton_ir.backends.numba.kernels import conv
+from lepton_ir.backends.numba.kernels.tiles import tile_widths
 from lepton_ir.backends.numba.plan import Row
+from lepton_ir.interp import run_list
 from lepton_ir.text.parse import parse_module
 from tests.test_numba_kernels import TARGETS, check, normal
 
@@ -46,6 +48,60 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize(("x", "w", "attrs"), CONVOLUTIONS)
 def test_convolutions(x, w, attrs, bias, target):
     check(conv_text(w, attrs, bias), target, rtol=1e-5, x=normal(*x))
+
+
+WINOGRAD = [
+    # batch, input channels, output channels, rows, columns, attributes
+    (1, 64, 48, 14, 14, "pads=[1,1,1,1]"),
+    (2, 20, 40, 9, 11, "pads=[1,1,1,1]"),
+    (3, 33, 17, 13, 22, "pads=[0,1,2,0]"),
+    (1, 48, 48, 9, 6, ""),
+    (1, 24, 56, 4, 71, "auto_pad=SAME_UPPER"),
+    (5, 16, 80, 7, 7, "pads=[1,1,1,1]"),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("n", "c", "k", "rows", "columns", "attrs"), WINOGRAD)
+def test_windows_of_three_by_three_in_transformed_tiles(
+    n, c, k, rows, columns, attrs, threads, target
+):
+    tail = "  %r = relu(%y)\n  return(%r)"
+    text = f"func @main(%x: f32[{n},{c},{rows},{columns}]) {{\n"
+    module = parse_module(text + conv_text((k, c, 3, 3), attrs, tail=tail) + "\n}\n")
+    session = lepton_ir.compile(module, target, threads)
+    x = normal(n, c, rows, columns)
+    spoiled = np.full_like(x, np.nan)
+    first = session.run(None, {"x": x})
+    session.run(None, {"x": spoiled})  # scratch memory is full of NaN now
+    (found,) = session.run(None, {"x": x})
+    kernels = {str(s.kernel.family) for s in session.segments()[0].steps if isinstance(s, Row)}
+    assert "winograd" in kernels
+    np.testing.assert_array_equal(found, first[0])
+    (expected,) = run_list(module, {"x": x})
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+def test_transformed_tiles_are_as_exact_as_direct_sums(monkeypatch):
+    text = conv_text((64, 256, 3, 3), "pads=[1,1,1,1]", bias=False)
+    module = parse_module(f"func @main(%x: f32[1,256,14,14]) {{\n{text}\n}}\n")
+    x = np.maximum(normal(1, 256, 14, 14), 0)
+    w = next(op for op in module.walk() if op.name == "const").attrs["value"].numpy()
+    wide = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    exact = sum(
+        np.einsum(
+            "kc,nchw->nkhw", w[:, :, i, j].astype(np.float64), wide[:, :, i : i + 14, j : j + 14]
+        )
+        for i in range(3)
+        for j in range(3)
+    )
+    errors = []
+    for pays in (conv.pays, lambda *_: False):
+        monkeypatch.setattr(conv, "pays", pays)
+        (found,) = lepton_ir.compile(module, threads=1).run(None, {"x": x})
+        errors.append(np.sqrt(np.mean((found - exact) ** 2)))
+    assert errors[0] < 1.25 * errors[1]
 
 
 def test_groups_that_fill_no_blocks_are_left_to_numpy():

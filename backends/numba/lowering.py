@@ -104,6 +104,7 @@ class Lowering:
             the methods mean.
         tail: the elementwise operations of a group, in order.
         machine: what the kernels are made for.
+        threads: how many may share a call; each has a number below this.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Lowering:
         self.anchor = anchor or op
         self.tail = tail
         self.machine: Machine = planner.machine
+        self.threads: int = planner.plans.session.threads
 
     # -- asking ------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir import dtypes
-from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
+from lepton_ir.backends.numba.codegen.emitter import Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.expression import Step
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.constants import aligned_array
@@ -33,14 +33,13 @@ from lepton_ir.backends.numba.kernels.conv_weights import (
 from lepton_ir.backends.numba.kernels.depthwise import TiledRow, moved, store_tile
 from lepton_ir.backends.numba.kernels.elementwise import Translation
 from lepton_ir.backends.numba.kernels.epilogue import Epilogue
+from lepton_ir.backends.numba.kernels.tiles import TileSums, max_pixels, tile_widths
 from lepton_ir.backends.numba.kernels.window import Window, halo_for, window_of
+from lepton_ir.backends.numba.kernels.winograd import call_winograd, pays
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Ref, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from lepton_ir.backends.numba.machine import Machine
     from lepton_ir.backends.numba.plan import Array
     from lepton_ir.ir import Value
 
@@ -49,9 +48,6 @@ MAX_UNROLLED = 49
 
 FEW_CHANNELS = 4
 """Up to so many input channels, a plain image is read instead of a blocked one."""
-
-CHANNEL_UNROLL = 4
-
 
 # -- lowering --------------------------------------------------------------------------------------
 
@@ -77,6 +73,8 @@ def lower_conv(lo: Lowering) -> None:
         _Conv(lo, window, expression, operands).depthwise(x)
     elif group == 1 and channels <= FEW_CHANNELS:
         _Conv(lo, window, expression, operands).plain(x)
+    elif group == 1 and pays(window, lo.machine, x, lo.type()[1]):
+        _Conv(lo, window, expression, operands).winograd(x)
     elif group == 1 or not (channels // group % block or outputs // group % block):
         _Conv(lo, window, expression, operands).direct(x, group)
     else:
@@ -192,6 +190,18 @@ class _Conv:
         config = Direct(self.window, tuple(w for w, _ in tiles), widths, blocked=True)
         self._call(config, x, weights, channels, outputs, group, tiles)
 
+    def winograd(self, x: Tensor) -> None:
+        """Add the kernel for windows of 3 by 3 that works in transformed tiles."""
+        x = to_blocked(self.lo, x, self.halo)
+        start = self._first_pixel(x, plane_strides(x))
+        call_winograd(self.lo, x, start, self.y, self.epilogue, self.operands)
+        self.lo.set(self.y)
+
+    def _first_pixel(self, x: Tensor, strides: tuple[int, ...]) -> Ref:
+        """Return the address of the first pixel of the padding."""
+        top, left = (p[0] for p in self.window.pads)
+        return Ref(x.ref.buffer, x.ref.offset - top * strides[2] - left * strides[3])
+
     def plain(self, x: Tensor) -> None:
         """Add the kernel for few input channels, which lie as whole planes."""
         lo, block, vectors = self.lo, self.lo.machine.lanes, 2
@@ -243,10 +253,8 @@ class _Conv:
             n, c, *spatial = (4 * s for s in x.strides)
             row, column = (0, spatial[0]) if len(spatial) == 1 else spatial
             strides = (n, c, row, column)
-        top, left = (p[0] for p in self.window.pads)
-        start = -top * strides[2] - left * strides[3]
         blocks = blocks_of(outputs, block)
-        args: list[int | Ref] = [Ref(x.ref.buffer, x.ref.offset + start), weights, self.y.ref]
+        args: list[int | Ref] = [self._first_pixel(x, strides), weights, self.y.ref]
         args += [channels, blocks, rows, self.shape[0], group]
         args += [*strides[:3], *plane_strides(self.y)[:3]]
         args += [count for _, count in tiles]
@@ -264,10 +272,8 @@ class _Conv:
         limit = 8 if lo.machine.registers >= 32 else 4
         tiles = tile_widths(self.shape[-1], limit)
         strides = plane_strides(x)
-        top, left = (p[0] for p in self.window.pads)
-        start = -top * strides[2] - left * strides[3]
         rows = plane_sizes(self.y)[0]
-        args: list[int | Ref] = [Ref(x.ref.buffer, x.ref.offset + start), weights, self.y.ref]
+        args: list[int | Ref] = [self._first_pixel(x, strides), weights, self.y.ref]
         args += [blocks_of(x.shape[1], block), rows, self.shape[0]]
         args += [*strides[:3], *plane_strides(self.y)[:3]]
         args += [count for _, count in tiles]
@@ -276,19 +282,6 @@ class _Conv:
         widths = tuple(w for w, _ in tiles)
         lo.call(Kernel("depthwise", (self.window, widths, self.epilogue)), *args)
         lo.set(self.y)
-
-
-def max_pixels(machine: Machine, vectors: int) -> int:
-    """Return how many pixels a tile may have: accumulators, weights and one input fit."""
-    return (machine.registers - vectors - 1) // vectors
-
-
-def tile_widths(columns: int, limit: int) -> list[tuple[int, int]]:
-    """Return (pixels, number of tiles) that cover a row evenly: one or two widths."""
-    count = -(-columns // limit)
-    base, larger = divmod(columns, count)
-    found = [(base + 1, larger)] if larger else []
-    return [*found, (base, count - larger)]
 
 
 # -- kernels ---------------------------------------------------------------------------------------
@@ -367,95 +360,10 @@ def _direct_tile(e: Emitter, config: Direct, epilogue: Epilogue, pixels: int, ve
     count = 7 + 2 * len(epilogue.modes)
 
     def body(inner: Emitter, args: list[Val]) -> None:
-        sums = _Sums(inner, config, pixels, vectors, args).emit()
-        store_tile(inner, epilogue, pixels, vectors, sums, args[2], args[6], args[7:])
+        x, w, y, channels, xc, xr, yc = args[:7]
+        sums = TileSums(
+            inner, config.window, config.blocked, pixels, vectors, (x, w, channels, xc, xr)
+        ).emit()
+        store_tile(inner, epilogue, pixels, vectors, sums, y, yc, args[7:])
 
     return e.subroutine(f"tile{pixels}x{vectors}", count, body)
-
-
-class _Sums:
-    """Accumulates one tile over input channels and the window."""
-
-    def __init__(
-        self, e: Emitter, config: Direct, pixels: int, vectors: int, args: list[Val]
-    ) -> None:
-        self.e = e
-        self.config = config
-        self.window = config.window
-        self.pixels = pixels
-        self.vectors = vectors
-        self.x, self.w, _, self.channels, self.xc, self.xr, _ = args[:7]
-        self.size = 4 * e.lanes
-        self.pixel = self.size if config.blocked else 4
-        self.wide = self.size * vectors  # bytes of weights for one input channel of one tap
-        self.tap = self.wide * (e.lanes if config.blocked else 1)
-
-    def emit(self) -> list[Val]:
-        """Emit the loops; return the sums, pixel by pixel."""
-        e = self.e
-        blocked = self.config.blocked
-        inputs = e.ceil_div(self.channels, e.lanes) if blocked else self.channels
-        zero = [e.zero(e.vec(F32))] * (self.pixels * self.vectors)
-        px, pw = e.ptr(self.x), e.ptr(self.w)
-        taps = self.window.kernel[0] * self.window.kernel[1]
-
-        def block(c: Val, sums: list[Val]) -> Sequence[Val]:
-            source = e.off(px, e.b.mul(c, self.xc))
-            weights = e.off(pw, e.b.mul(c, i64(self.tap * taps)))
-            left = e.b.sub(self.channels, e.b.mul(c, i64(e.lanes)))
-            return self._rows(source, weights, e.minimum(left, i64(e.lanes)), sums)
-
-        return e.loop(inputs, zero, block)
-
-    def _rows(self, source: Val, weights: Val, here: Val, sums: list[Val]) -> Sequence[Val]:
-        e, (rows, columns) = self.e, self.window.kernel
-
-        def row(r: Val, sums: list[Val]) -> Sequence[Val]:
-            line = e.off(source, e.b.mul(r, e.b.mul(self.xr, i64(self.window.dilations[0]))))
-            part = e.off(weights, e.b.mul(r, i64(self.tap * columns)))
-            if self.config.blocked:
-                return self._columns(line, part, here, sums)
-            for k in range(columns):
-                place = e.off(line, self.pixel * self.window.dilations[1] * k)
-                sums = self._multiply(place, e.off(part, self.tap * k), 1, sums)
-            return sums
-
-        return row(i64(0), sums) if rows == 1 else e.loop(i64(rows), sums, row)
-
-    def _columns(self, line: Val, part: Val, here: Val, sums: list[Val]) -> Sequence[Val]:
-        e, columns = self.e, self.window.kernel[1]
-        step = self.pixel * self.window.dilations[1]
-
-        def column(k: Val, sums: list[Val]) -> Sequence[Val]:
-            place = e.off(line, e.b.mul(k, i64(step)))
-            chosen = e.off(part, e.b.mul(k, i64(self.tap)))
-
-            def channels(number: int) -> Callable[[Val, list[Val]], list[Val]]:
-                def visit(c: Val, sums: list[Val]) -> list[Val]:
-                    at = e.off(place, e.b.shl(c, i64(2)))
-                    weights = e.off(chosen, e.b.mul(c, i64(self.wide)))
-                    return self._multiply(at, weights, number, sums)
-
-                return visit
-
-            whole = e.b.and_(here, i64(-CHANNEL_UNROLL))
-            sums = e.loop(whole, sums, channels(CHANNEL_UNROLL), step=CHANNEL_UNROLL)
-            return e.loop(here, sums, channels(1), start=whole)
-
-        return column(i64(0), sums) if columns == 1 else e.loop(i64(columns), sums, column)
-
-    def _multiply(self, place: Val, weights: Val, number: int, sums: list[Val]) -> list[Val]:
-        """Add the products of ``number`` input channels of one tap."""
-        e, type_ = self.e, self.e.vec(F32)
-        step = self.pixel * self.window.strides[1]
-        sums = list(sums)
-        for u in range(number):
-            right = [
-                e.load(weights, type_, self.wide * u + self.size * j) for j in range(self.vectors)
-            ]
-            for i in range(self.pixels):
-                left = e.splat(e.load(place, F32, step * i + 4 * u))
-                for j, r in enumerate(right):
-                    n = i * self.vectors + j
-                    sums[n] = e.fma(left, r, sums[n])
-        return sums

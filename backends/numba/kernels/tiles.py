@@ -1,0 +1,131 @@
+"""Tiles of output pixels and channels, and the sums that stay in registers while they are made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lepton_ir.backends.numba.kernels.window import Window
+    from lepton_ir.backends.numba.machine import Machine
+
+CHANNEL_UNROLL = 4
+
+
+def max_pixels(machine: Machine, vectors: int) -> int:
+    """Return how many pixels a tile may have: accumulators, weights and one input fit."""
+    return (machine.registers - vectors - 1) // vectors
+
+
+def tile_widths(columns: int, limit: int) -> list[tuple[int, int]]:
+    """Return (pixels, number of tiles) that cover a row evenly: one or two widths."""
+    count = -(-columns // limit)
+    base, larger = divmod(columns, count)
+    found = [(base + 1, larger)] if larger else []
+    return [*found, (base, count - larger)]
+
+
+class TileSums:
+    """Accumulates one tile over input channels and the window.
+
+    Args:
+        e: the emitter.
+        window: the geometry; its padding does not matter here.
+        blocked: whether the input is blocked; else its channels are planes.
+        pixels: of the tile.
+        vectors: output blocks of the tile.
+        args: addresses of input and weights, number of channels, strides of the input along
+            channels (or their blocks) and rows.
+    """
+
+    def __init__(
+        self,
+        e: Emitter,
+        window: Window,
+        blocked: bool,
+        pixels: int,
+        vectors: int,
+        args: Sequence[Val],
+    ) -> None:
+        self.e = e
+        self.window = window
+        self.blocked = blocked
+        self.pixels = pixels
+        self.vectors = vectors
+        self.x, self.w, self.channels, self.xc, self.xr = args
+        self.size = 4 * e.lanes
+        self.pixel = self.size if blocked else 4
+        self.wide = self.size * vectors  # bytes of weights for one input channel of one tap
+        self.tap = self.wide * (e.lanes if blocked else 1)
+
+    def emit(self) -> list[Val]:
+        """Emit the loops; return the sums, pixel by pixel."""
+        e = self.e
+        inputs = e.ceil_div(self.channels, e.lanes) if self.blocked else self.channels
+        zero = [e.zero(e.vec(F32))] * (self.pixels * self.vectors)
+        px, pw = e.ptr(self.x), e.ptr(self.w)
+        taps = self.window.kernel[0] * self.window.kernel[1]
+
+        def block(c: Val, sums: list[Val]) -> Sequence[Val]:
+            source = e.off(px, e.b.mul(c, self.xc))
+            weights = e.off(pw, e.b.mul(c, i64(self.tap * taps)))
+            left = e.b.sub(self.channels, e.b.mul(c, i64(e.lanes)))
+            return self._rows(source, weights, e.minimum(left, i64(e.lanes)), sums)
+
+        return e.loop(inputs, zero, block)
+
+    def _rows(self, source: Val, weights: Val, here: Val, sums: list[Val]) -> Sequence[Val]:
+        e, (rows, columns) = self.e, self.window.kernel
+
+        def row(r: Val, sums: list[Val]) -> Sequence[Val]:
+            line = e.off(source, e.b.mul(r, e.b.mul(self.xr, i64(self.window.dilations[0]))))
+            part = e.off(weights, e.b.mul(r, i64(self.tap * columns)))
+            if self.blocked:
+                return self._columns(line, part, here, sums)
+            for k in range(columns):
+                place = e.off(line, self.pixel * self.window.dilations[1] * k)
+                sums = self._multiply(place, e.off(part, self.tap * k), 1, sums)
+            return sums
+
+        return row(i64(0), sums) if rows == 1 else e.loop(i64(rows), sums, row)
+
+    def _columns(self, line: Val, part: Val, here: Val, sums: list[Val]) -> Sequence[Val]:
+        e, columns = self.e, self.window.kernel[1]
+        step = self.pixel * self.window.dilations[1]
+
+        def column(k: Val, sums: list[Val]) -> Sequence[Val]:
+            place = e.off(line, e.b.mul(k, i64(step)))
+            chosen = e.off(part, e.b.mul(k, i64(self.tap)))
+
+            def channels(number: int) -> Callable[[Val, list[Val]], list[Val]]:
+                def visit(c: Val, sums: list[Val]) -> list[Val]:
+                    at = e.off(place, e.b.shl(c, i64(2)))
+                    weights = e.off(chosen, e.b.mul(c, i64(self.wide)))
+                    return self._multiply(at, weights, number, sums)
+
+                return visit
+
+            whole = e.b.and_(here, i64(-CHANNEL_UNROLL))
+            sums = e.loop(whole, sums, channels(CHANNEL_UNROLL), step=CHANNEL_UNROLL)
+            return e.loop(here, sums, channels(1), start=whole)
+
+        return column(i64(0), sums) if columns == 1 else e.loop(i64(columns), sums, column)
+
+    def _multiply(self, place: Val, weights: Val, number: int, sums: list[Val]) -> list[Val]:
+        """Add the products of ``number`` input channels of one tap."""
+        e, type_ = self.e, self.e.vec(F32)
+        step = self.pixel * self.window.strides[1]
+        sums = list(sums)
+        for u in range(number):
+            right = [
+                e.load(weights, type_, self.wide * u + self.size * j) for j in range(self.vectors)
+            ]
+            for i in range(self.pixels):
+                left = e.splat(e.load(place, F32, step * i + 4 * u))
+                for j, r in enumerate(right):
+                    n = i * self.vectors + j
+                    sums[n] = e.fma(left, r, sums[n])
+        return sums

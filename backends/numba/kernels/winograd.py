@@ -1,0 +1,477 @@
+"""Winograd's convolution for windows of 3 by 3: 36 products in place of 144 for sixteen outputs.
+
+A tile of 4 by 4 outputs comes from a patch of 6 by 6 inputs: ``A'[(G g G') * (B' d B)]A``, which
+is F(4x4, 3x3) of Toom and Cook. The points 0, 5/8, -5/8, 3/2, -3/2 and infinity keep the magnitudes
+of the three transforms close together, and sums over channels are cut into chunks of ``CHUNK``: so
+the error is that of the direct sum, where the usual points 0, 1, -1, 2, -2 and one long sum have
+four times as much. What a patch holds reaches all sixteen outputs of its tile: an infinity or a NaN
+makes more outputs NaN than those whose window holds it.
+
+A block of tiles is transformed for all input channels, multiplied with one panel of output channels
+after the other, and each product goes back through the last transform while it is in the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
+from lepton_ir.backends.numba.codegen.library import Kernel, emits
+from lepton_ir.backends.numba.constants import aligned_array
+from lepton_ir.backends.numba.kernels.blocked import blocks_of, plane_strides
+from lepton_ir.backends.numba.kernels.depthwise import moved
+from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row
+from lepton_ir.backends.numba.kernels.tiles import TileSums, max_pixels, tile_widths
+from lepton_ir.backends.numba.kernels.window import Window
+from lepton_ir.backends.numba.plan import Ref
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lepton_ir.backends.numba.lowering import Lowering
+    from lepton_ir.backends.numba.machine import Machine
+    from lepton_ir.backends.numba.plan import Array, Tensor
+
+TILE, PATCH = 4, 6
+POSITIONS = PATCH * PATCH
+
+CHUNK = 16
+"""Channels of one sum; a block on the widest machine, whole blocks on all others."""
+
+VECTORS = 2
+"""Output blocks of a panel."""
+
+P, Q = 0.625, 1.5
+"""The points, all exact in f32 with the products below."""
+
+_PP, _QQ, _SUM, _PRODUCT = P * P, Q * Q, P * P + Q * Q, P * P * Q * Q
+
+_ONE = Window((1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)))
+
+
+def _weight_transform() -> Array:
+    """Return ``G``: the values of a polynomial with 3 coefficients at the points, scaled."""
+    p = 1 / (2 * _PP * (_PP - _QQ))
+    q = 1 / (2 * _QQ * (_QQ - _PP))
+    return np.array(
+        [
+            [1 / _PRODUCT, 0, 0],
+            [p, p * P, p * _PP],
+            [p, -p * P, p * _PP],
+            [q, q * Q, q * _QQ],
+            [q, -q * Q, q * _QQ],
+            [0, 0, 1],
+        ]
+    )
+
+
+# -- lowering --------------------------------------------------------------------------------------
+
+
+def pays(window: Window, machine: Machine, x: Tensor, shape: tuple[int, ...]) -> bool:
+    """Return whether this is a convolution that Winograd's way makes faster.
+
+    Weighs products of vectors, the two transforms of a tile and channel block, and reading weights
+    that are four times as large.
+    """
+    geometry = (window.kernel, window.strides, window.dilations)
+    if geometry != ((3, 3), (1, 1), (1, 1)) or len(shape) != 4:
+        return False
+    block = machine.lanes
+    inputs, outputs = blocks_of(x.shape[1], block), blocks_of(shape[1], block)
+    tiles = shape[0] * -(-shape[2] // TILE) * -(-shape[3] // TILE)
+    products = inputs * block * outputs
+    direct = 9 * shape[0] * shape[2] * shape[3] * products
+    transforms = _TRANSFORM * tiles * (inputs + outputs)
+    reading = POSITIONS * products * (_READING_FAR if _is_far(machine, products) else _READING)
+    return transforms + POSITIONS * tiles * products + reading < direct
+
+
+_TRANSFORM = 300
+"""Products that take as long as one transform."""
+
+_READING, _READING_FAR = 2, 12
+"""Products that take as long as reading a vector of weights, from a cache or from memory."""
+
+
+def _is_far(machine: Machine, products: int) -> bool:
+    return POSITIONS * products * 4 * machine.lanes > machine.l3 // 2
+
+
+def pack_winograd(w: Array, block: int) -> Array:
+    """Return ``[panel, position, channel, outputs]``, flat; a last panel may be narrower."""
+    outputs, channels = w.shape[:2]
+    g = _weight_transform()
+    left, inputs = blocks_of(outputs, block), blocks_of(channels, block) * block
+    found = aligned_array((POSITIONS * inputs * left * block,), np.float32)
+    start, done = 0, 0
+    while left:
+        width = block * min(VECTORS, left)
+        chosen = w[start : start + width].astype(np.float64)
+        part = np.zeros((PATCH, PATCH, inputs, width), np.float32)
+        transformed = np.einsum("ia,ocab,jb->ijco", g, chosen, g, optimize=True)
+        part[:, :, :channels, : len(chosen)] = transformed
+        found[done : done + part.size] = part.reshape(-1)
+        start, done, left = start + width, done + part.size, left - min(VECTORS, left)
+    return found
+
+
+@dataclass(frozen=True)
+class Winograd:
+    """What a kernel is specialised for.
+
+    Attributes:
+        tiles: tiles of the image that are multiplied at a time: one or two widths.
+        vectors: output blocks of its panels, the usual number first.
+    """
+
+    tiles: tuple[int, ...]
+    vectors: tuple[int, ...]
+
+
+def call_winograd(
+    lo: Lowering,
+    x: Tensor,
+    start: Ref,
+    y: Tensor,
+    epilogue: Epilogue,
+    operands: Sequence[tuple[str, Ref, tuple[int, ...]]],
+) -> None:
+    """Add the kernel.
+
+    Args:
+        lo: the convolution.
+        x: its input, blocked, with a halo.
+        start: address of the first pixel of its padding.
+        y: its result, blocked.
+        epilogue: what is applied.
+        operands: mode, address and strides (N, C/block, row) of each operand.
+    """
+    block = lo.machine.lanes
+    weights = lo.packed(1, ("winograd", block), lambda w: pack_winograd(w, block))
+    assert weights is not None
+    count, outputs, rows, columns = y.shape
+    inputs, blocks = blocks_of(x.shape[1], block), blocks_of(outputs, block)
+    down, across = -(-rows // TILE), -(-columns // TILE)
+    widths = tile_widths(count * down * across, max_pixels(lo.machine, VECTORS))
+    subtiles, larger = sum(n for _, n in widths), widths[0][1] if len(widths) > 1 else 0
+    size = 4 * block
+    one = widths[0][0] * size  # bytes of the tiles that are multiplied at a time, a channel block
+    together = max(1, min(subtiles, lo.machine.l2 // 2 // (POSITIONS * inputs * one)))
+    room = [POSITIONS * (n * together * one + size) for n in (inputs, VECTORS)]
+    room.append(POSITIONS * size)
+    scratch = lo.scratch(lo.threads * sum(room))
+    panels = (VECTORS if blocks > 1 else 1, 1 if blocks % VECTORS else VECTORS)
+    config = Winograd(tuple(w for w, _ in widths), tuple(sorted(set(panels), reverse=True)))
+    args: list[int | Ref] = [start, weights, y.ref, scratch, sum(room), x.shape[1], blocks]
+    args += [rows, columns, down, across, subtiles, larger, together]
+    args += [*plane_strides(x)[:3], *plane_strides(y)[:3]]
+    for _mode, ref, strides in operands:
+        args += [ref, *strides[:3]]
+    lo.call(Kernel("winograd", (config, epilogue)), *args)
+
+
+# -- kernel ----------------------------------------------------------------------------------------
+
+_FIXED = 20
+
+
+@emits("winograd")
+def emit_winograd(e: Emitter, config: Winograd, epilogue: Epilogue) -> None:
+    """Emit the loops over blocks of tiles and panels of output channels; threads share both."""
+    _Kernel(e, config, epilogue).emit()
+
+
+class _Kernel:
+    """The loops of one kernel, and the functions that they call."""
+
+    def __init__(self, e: Emitter, config: Winograd, epilogue: Epilogue) -> None:
+        self.e = e
+        self.config = config
+        self.modes = epilogue.modes
+        args = e.args(_FIXED + 4 * len(epilogue.modes))
+        self.x, self.w, self.y, scratch, share_bytes, self.channels, self.blocks = args[:7]
+        self.rows, self.columns, self.down, self.across = args[7:11]
+        self.subtiles, self.larger, self.together = args[11:14]
+        self.x_strides, self.y_strides = args[14:17], args[17:20]
+        self.operands = [args[i : i + 4] for i in range(_FIXED, len(args), 4)]
+        b, self.size = e.b, 4 * e.lanes
+        self.inputs = e.ceil_div(self.channels, e.lanes)
+        # One vector more than needed: lines a power of two apart would share few sets of a cache.
+        self.line = b.mul(self.together, i64(config.tiles[0] * self.size))
+        self.v_position = b.add(b.mul(self.inputs, self.line), i64(self.size))
+        self.m_position = b.add(b.mul(self.line, i64(VECTORS)), i64(self.size))
+        self.v = b.add(scratch, b.mul(e.tid, share_bytes))
+        self.m = b.add(self.v, b.mul(self.v_position, i64(POSITIONS)))
+        self.patch = b.add(self.m, b.mul(self.m_position, i64(POSITIONS)))
+        self.copy_patch = e.subroutine("patch", 5, _copy_patch)
+        self.transform = e.subroutine("transform", 4, _transform_input)
+        self.products = {
+            v: [_product(e, tiles, v) for tiles in config.tiles] for v in config.vectors
+        }
+        self.finish = _output_transform(e, epilogue)
+
+    def emit(self) -> None:
+        e, b = self.e, self.e.b
+        usual = self.config.vectors[0]
+        panels = e.ceil_div(self.blocks, usual)
+        groups = b.udiv(b.add(self.subtiles, b.sub(self.together, i64(1))), self.together)
+        first, last = e.share(b.mul(groups, panels))
+
+        def item(number: Val, before: list[Val]) -> list[Val]:
+            group, panel = e.divmod(number, panels)
+            subtile = b.mul(group, self.together)
+            end = e.minimum(b.add(subtile, self.together), self.subtiles)
+            tiles = (self._start(subtile), self._start(end))
+            with b.if_then(b.icmp_signed("!=", group, before[0])):
+                self._inputs(*tiles)
+            block = b.mul(panel, i64(usual))
+            left = b.sub(self.blocks, block)
+            self._multiply(block, left, subtile, end)
+            e.each(e.minimum(left, i64(usual)), lambda j: self._outputs(block, j, *tiles))
+            return [group]
+
+        e.loop(last, [i64(-1)], item, start=first)
+
+    def _start(self, subtile: Val) -> Val:
+        """Return the first tile of a subtile: the wider ones come first."""
+        b = self.e.b
+        start = b.mul(subtile, i64(self.config.tiles[-1]))
+        return b.add(start, self.e.minimum(subtile, self.larger))
+
+    def _place(self, tile: Val) -> tuple[Val, Val, Val]:
+        """Return image, first row and first column of a tile."""
+        rest, column = self.e.divmod(tile, self.across)
+        n, row = self.e.divmod(rest, self.down)
+        return n, self.e.b.mul(row, i64(TILE)), self.e.b.mul(column, i64(TILE))
+
+    def _inputs(self, first: Val, last: Val) -> None:
+        """Transform the patches of a block of tiles."""
+        e, b = self.e, self.e.b
+
+        def tile(t: Val) -> None:
+            n, row, column = self._place(t)
+            source = moved(e, self.x, self.x_strides, (n, i64(0), row))
+            source = b.add(source, b.mul(column, i64(self.size)))
+            # What is behind the padding may hold anything, and would reach all outputs.
+            high = b.sub(b.add(self.rows, i64(PATCH - TILE)), row)
+            wide = b.sub(b.add(self.columns, i64(PATCH - TILE)), column)
+            inside = b.icmp_signed(">=", e.minimum(high, wide), i64(PATCH))
+            target = b.add(self.v, b.mul(b.sub(t, first), i64(self.size)))
+
+            def block(c: Val) -> None:
+                place = b.add(source, b.mul(c, self.x_strides[1]))
+
+                def whole() -> list[Val]:
+                    return [place, self.x_strides[2]]
+
+                def partial() -> list[Val]:
+                    b.call(self.copy_patch, [place, self.x_strides[2], self.patch, high, wide])
+                    return [self.patch, i64(PATCH * self.size)]
+
+                patch, stride = e.choose(inside, whole, partial)
+                goal = b.add(target, b.mul(c, self.line))
+                b.call(self.transform, [patch, stride, goal, self.v_position])
+
+            e.each(self.inputs, block)
+
+        e.each(last, tile, start=first)
+
+    def _multiply(self, block: Val, left: Val, subtile: Val, end: Val) -> None:
+        """Multiply a block of tiles with one panel."""
+        e, b, usual = self.e, self.e.b, self.config.vectors[0]
+        narrow = self.config.vectors[-1]
+        depth = b.mul(self.inputs, i64(e.lanes * self.size))
+        weights = b.add(self.w, b.mul(b.mul(depth, block), i64(POSITIONS)))
+
+        def panel(vectors: int) -> None:
+            start = self._start(subtile)
+
+            def position(i: Val) -> None:
+                part = b.add(weights, b.mul(i, b.mul(depth, i64(vectors))))
+                v = b.add(self.v, b.mul(i, self.v_position))
+                m = b.add(self.m, b.mul(i, self.m_position))
+
+                def product(s: Val, function: Val) -> None:
+                    offset = b.mul(b.sub(self._start(s), start), i64(self.size))
+                    places = [b.add(v, offset), part, b.add(m, offset)]
+                    b.call(function, [*places, self.channels, self.line])
+
+                functions = self.products[vectors]
+                turn = end if len(functions) == 1 else e.minimum(end, self.larger)
+                e.each(turn, lambda s: product(s, functions[0]), start=subtile)
+                if len(functions) > 1:
+                    behind = b.icmp_signed(">", subtile, turn)
+                    rest = b.select(behind, subtile, turn)
+                    e.each(end, lambda s: product(s, functions[1]), start=rest)
+
+            e.each(i64(POSITIONS), position)
+
+        if narrow == usual:
+            panel(usual)
+            return
+        with b.if_else(b.icmp_signed(">=", left, i64(usual))) as (then, otherwise):
+            with then:
+                panel(usual)
+            with otherwise:
+                panel(narrow)
+
+    def _outputs(self, block: Val, j: Val, first: Val, last: Val) -> None:
+        """Transform the products of block ``j`` of a panel back and store them."""
+        e, b = self.e, self.e.b
+        products = b.add(self.m, b.mul(j, self.line))
+        channel = b.add(block, j)
+
+        def tile(t: Val) -> None:
+            n, row, column = self._place(t)
+            along = b.mul(column, i64(self.size))
+            at = (n, channel, row)
+            target = b.add(moved(e, self.y, self.y_strides, at), along)
+            source = b.add(products, b.mul(b.sub(t, first), i64(self.size)))
+            extra = []
+            for mode, (place, *strides) in zip(self.modes, self.operands, strict=True):
+                here = moved(e, place, strides, at)
+                extra += [b.add(here, along) if mode == "f" else here, strides[2]]
+            room = [b.sub(self.rows, row), b.sub(self.columns, column)]
+            b.call(
+                self.finish,
+                [source, self.m_position, target, self.y_strides[2], *room, *extra],
+            )
+
+        e.each(last, tile, start=first)
+
+
+def _copy_patch(e: Emitter, args: list[Val]) -> None:
+    """Emit a copy of a patch at the border: source, row stride, target, rows, columns."""
+    source, stride, target, rows, columns = args
+    b, size, type_ = e.b, 4 * e.lanes, e.vec(F32)
+    goal = e.ptr(target)
+    for i in range(POSITIONS):
+        e.store(e.zero(type_), goal, size * i)
+
+    def row(r: Val) -> None:
+        line = e.ptr(b.add(source, b.mul(r, stride)))
+        place = e.off(goal, b.mul(r, i64(PATCH * size)))
+
+        def pixel(c: Val) -> None:
+            offset = b.mul(c, i64(size))
+            e.store(e.load(e.off(line, offset), type_), e.off(place, offset))
+
+        e.each(e.minimum(columns, i64(PATCH)), pixel)
+
+    e.each(e.minimum(rows, i64(PATCH)), row)
+
+
+def _transform_input(e: Emitter, args: list[Val]) -> None:
+    """Emit ``B' d B`` of one patch: source, row stride, target, stride of positions."""
+    source, stride, target, position = args
+    type_, size = e.vec(F32), 4 * e.lanes
+    rows = [e.ptr(e.b.add(source, e.b.mul(stride, i64(r)))) for r in range(PATCH)]
+    columns = [_values(e, [e.load(row, type_, size * c) for row in rows]) for c in range(PATCH)]
+    goal = e.ptr(target)
+    for i in range(PATCH):
+        for value in _values(e, [column[i] for column in columns]):
+            e.store(value, goal)
+            goal = e.off(goal, position)
+
+
+def _values(e: Emitter, d: Sequence[Val]) -> list[Val]:
+    """Return ``B' d`` of six vectors."""
+
+    def scaled(factor: float, x: Val, y: Val) -> Val:
+        return e.fma(e.const(factor, x.type), x, y)
+
+    found = [scaled(-_SUM, d[2], scaled(_PRODUCT, d[0], d[4]))]
+    for point, other in ((P, _QQ), (Q, _PP)):
+        even, odd = scaled(-other, d[2], d[4]), scaled(-other, d[1], d[3])
+        found += [scaled(point, odd, even), scaled(-point, odd, even)]
+    return [*found, scaled(-_SUM, d[3], scaled(_PRODUCT, d[1], d[5]))]
+
+
+def _product(e: Emitter, tiles: int, vectors: int) -> Val:
+    """Emit the function of one product: patches, weights, result, channels, channel stride."""
+
+    def body(inner: Emitter, args: list[Val]) -> None:
+        v, weights, m, channels, line = args
+        b, size = inner.b, 4 * inner.lanes
+        goals = [inner.ptr(b.add(m, b.mul(line, i64(j)))) for j in range(vectors)]
+
+        def chunk(start: Val) -> None:
+            here = b.add(v, b.mul(b.udiv(start, i64(inner.lanes)), line))
+            part = b.add(weights, b.mul(start, i64(vectors * size)))
+            number = inner.minimum(b.sub(channels, start), i64(CHUNK))
+            args = (here, part, number, line, i64(0))
+            sums = TileSums(inner, _ONE, True, tiles, vectors, args).emit()
+            places = [(goals[j], size * i) for i in range(tiles) for j in range(vectors)]
+
+            def more() -> list[Val]:
+                return [
+                    b.fadd(s, inner.load(place, s.type, offset))
+                    for s, (place, offset) in zip(sums, places, strict=True)
+                ]
+
+            first = b.icmp_signed("==", start, i64(0))
+            for value, place in zip(inner.choose(first, lambda: sums, more), places, strict=True):
+                inner.store(value, *place)
+
+        inner.each(channels, chunk, step=CHUNK)
+
+    return e.subroutine(f"product{tiles}x{vectors}", 5, body)
+
+
+def _output_transform(e: Emitter, epilogue: Epilogue) -> Val:
+    """Emit the function that makes ``A' m A`` of one tile and stores it.
+
+    Its arguments: products, stride of positions, output, its row stride, rows and columns that are
+    left, and address and row stride of each operand.
+    """
+    simple = Epilogue(epilogue.expression, epilogue.modes.replace("c", "v").replace("f", "v"))
+
+    def body(inner: Emitter, args: list[Val]) -> None:
+        source, position, target, stride, rows, columns, *operands = args
+        b, type_, size = inner.b, inner.vec(F32), 4 * inner.lanes
+        place = inner.ptr(source)
+        loaded = []
+        for _ in range(POSITIONS):
+            loaded.append(inner.load(place, type_))
+            place = inner.off(place, position)
+        halves = [_outputs_of(inner, loaded[j::PATCH]) for j in range(PATCH)]
+
+        def pixel(r: int, c: int, value: Val) -> None:
+            pointers = []
+            for n, mode in enumerate(epilogue.modes):
+                here = operands[2 * n]
+                if mode == "f":
+                    here = b.add(here, b.mul(operands[2 * n + 1], i64(r)))
+                pointers.append(inner.off(inner.ptr(here), size * c if mode == "f" else 0))
+            line = inner.ptr(b.add(target, b.mul(stride, i64(r))))
+            inner.store(emit_tile_row(inner, simple, value, pointers, 0), line, size * c)
+
+        for r in range(TILE):
+            with b.if_then(b.icmp_signed(">", rows, i64(r))):
+                values = _outputs_of(inner, [half[r] for half in halves])
+                for c, value in enumerate(values):
+                    with b.if_then(b.icmp_signed(">", columns, i64(c))):
+                        pixel(r, c, value)
+
+    return e.subroutine("outputs", 6 + 2 * len(epilogue.modes), body)
+
+
+def _outputs_of(e: Emitter, m: Sequence[Val]) -> list[Val]:
+    """Return ``A' m`` of six vectors."""
+    b = e.b
+
+    def weighed(p: float, x: Val, q: float, y: Val) -> Val:
+        return e.fma(e.const(p, x.type), x, b.fmul(e.const(q, y.type), y))
+
+    even = [b.fadd(m[1], m[2]), b.fadd(m[3], m[4])]
+    odd = [b.fsub(m[1], m[2]), b.fsub(m[3], m[4])]
+    return [
+        b.fadd(m[0], b.fadd(*even)),
+        weighed(P, odd[0], Q, odd[1]),
+        weighed(_PP, even[0], _QQ, even[1]),
+        b.fadd(m[5], weighed(P * _PP, odd[0], Q * _QQ, odd[1])),
+    ]
