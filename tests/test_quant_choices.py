@@ -535,3 +535,10 @@ def test_bias_correction_restores_the_mean(tmp_path, opset, group):
         quantized(source, "mode=static islands" + option, path, {"x": x})
         errors.append(np.abs(run(path, x).mean((0, 2, 3)) - y).mean())
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_a_distance_takes_nan_and_infinities_for_far_away():
+    x = np.array([1.0, np.nan, np.inf], np.float32)
+    assert search.distance([[x]], [[x.copy()]]) == 0
+    for changed in ([np.nan, np.nan, np.inf], [1, 1, np.inf], [1, np.nan, -np.inf]):
+        assert search.distance([[x]], [[np.array(changed, np.float32)]]) == np.inf

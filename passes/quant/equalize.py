@@ -72,11 +72,11 @@ class Link:
 def equalize_module(run: Run, feeds: Feeds) -> None:
     """Equalize what is going to be quantized, before anything is chosen."""
     from lepton_ir.passes.quant.common import Run as Trial
-    from lepton_ir.passes.quant.mixed import trial_context
+    from lepton_ir.passes.quant.judge import trial_context
     from lepton_ir.passes.quant.static import make_plan
 
     # The plan is made again afterwards, and only then counts and explains itself.
-    trial = Trial(run.options, run.module, trial_context(run), run.mode)
+    trial = Trial(run.options, run.module, trial_context(run.ctx), run.mode)
     equalize(run, make_plan(trial), feeds)
 
 

@@ -6,23 +6,18 @@ quantized models that they give, on all samples.
 
 from __future__ import annotations
 
-import importlib
-import math
-import os
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir.context import PassContext
-from lepton_ir.diagnostics import LeptonError
 from lepton_ir.passes.quant.common import LAYERS, Run, float_constant, label
 from lepton_ir.passes.quant.integers import hard_affine
+from lepton_ir.passes.quant.judge import Judge, trial_context
 from lepton_ir.passes.quant.numbers import affine, spread
 from lepton_ir.passes.quant.probe import Probe
 from lepton_ir.passes.quant.reasons import cause
-from lepton_ir.passes.quant.search import Search, distance, samples, typical
+from lepton_ir.passes.quant.search import Search, alone, samples
 from lepton_ir.passes.quant.static import VIEWS, Prepared, leave_in_float
 from lepton_ir.passes.quant.switches import SWITCHES, Switches
 
@@ -36,9 +31,6 @@ if TYPE_CHECKING:
     from lepton_ir.passes.quant.static import Plan
 
 Array = np.ndarray[Any, Any]
-
-KEPT_BYTES = 256 << 20
-"""Float outputs that are kept to compare with; later samples do not count."""
 
 
 @dataclass
@@ -73,16 +65,18 @@ def choose(run: Run, feeds: Feeds, prepared: Prepared) -> list[Unit]:
         return []
     for unit in units:
         unit.cause = cause(unit.ops, prepared)
-    judge = _Judge(run, feeds)
+    judge = None
+    if run.options.max_drop > 0:
+        judge = Judge(run.snapshot().module, run.ctx, feeds, run.options.metric)
     simulation = _Simulation(run, prepared, units)
     for unit, found in zip(units, simulation.alone(feeds), strict=True):
         unit.distance, unit.typical = found
-    if run.options.max_drop > 0:
+    if judge is not None:
         _reach(run, judge, simulation, units)
     return units
 
 
-def _reach(run: Run, judge: _Judge, simulation: _Simulation, units: list[Unit]) -> None:
+def _reach(run: Run, judge: Judge, simulation: _Simulation, units: list[Unit]) -> None:
     """Leave units in float until the limit is held, as few operations as can be found."""
 
     def loss(left_out: frozenset[int]) -> float:
@@ -107,24 +101,12 @@ def quantized_outputs(
     from lepton_ir.passes.quant.static import quantize_static
 
     snapshot = run.snapshot()
-    trial = Run(run.options, snapshot.module, trial_context(run), "static")
+    trial = Run(run.options, snapshot.module, trial_context(run.ctx), "static")
     trial.share_weights(simulation.run)
     prepared = replace(simulation.prepared, plan=simulation.plan(left_out))
     quantize_static(trial, feeds, prepared.moved(snapshot))
     with Probe(trial.module, trial.ctx, "sensitivity", fast=True) as probe:
         yield from probe.run(feeds)
-
-
-def trial_context(run: Run) -> PassContext:
-    """Return a context for trials, whose rewrites do not count."""
-    ctx = PassContext(
-        target=run.ctx.target,
-        exclude_rules=run.ctx.exclude_rules,
-        keep_nodes=run.ctx.keep_nodes,
-        progress=run.ctx.progress,
-    )
-    ctx.pass_name = run.ctx.pass_name
-    return ctx
 
 
 def find_units(plan: Plan) -> list[Unit]:
@@ -153,7 +135,7 @@ class _Simulation:
     """
 
     def __init__(self, run: Run, prepared: Prepared, units: list[Unit]) -> None:
-        self.run = Run(run.options, run.module, trial_context(run), "static")
+        self.run = Run(run.options, run.module, trial_context(run.ctx), "static")
         self.prepared = prepared
         self.heads = [unit.ops[0] for unit in units]
         plan = prepared.plan
@@ -204,21 +186,13 @@ class _Simulation:
         """
         count = len(self.heads)
         chosen, size = samples(feeds, self.run.module.main, count)
-        everything = frozenset(range(count))
-        found: list[tuple[float, float]] = []
         with self._probe() as probe:
 
             def outputs(left_out: frozenset[int]) -> Iterator[list[Any]]:
                 on = self._switches(left_out)
                 return probe.run({**feed, SWITCHES: on} for feed in chosen)
 
-            expected = list(outputs(everything))
-            for start in range(0, count, size):
-                members = frozenset(range(start, min(start + size, count)))
-                given, share = list(outputs(everything - members)), math.sqrt(len(members))
-                lost = distance(expected, given) / share, typical(expected, given) / share
-                found += [lost] * len(members)
-        return found
+            return alone(count, size, outputs)
 
     def _probe(self) -> Probe:
         """Return the model, ready to run."""
@@ -269,68 +243,3 @@ def _rounded_weight(run: Run, op: Op, better: Weight | None) -> Array:
     assert weight is not None
     wide = spread(weight.scale, weight.axis, len(tensor.shape))
     return np.asarray(weight.tensor.numpy().astype(np.float32) * wide)
-
-
-# -- judging -------------------------------------------------------------------------------------
-
-
-def load_metric(source: str) -> Callable[[list[Any], list[Any]], float]:
-    """Return the user's ``module:function``, called with feeds and with dicts of outputs.
-
-    Raises:
-        LeptonError: it cannot be imported.
-    """
-    module, _, name = source.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module), name or "metric")
-    except (ImportError, AttributeError) as error:
-        raise LeptonError(
-            f"cannot import it: {error}",
-            code="metric",
-            where=source,
-            hint="MODULE:FUNCTION is called with a list of feeds and a list of outputs by name",
-        ) from error
-    finally:
-        sys.path.remove(here)
-    return found  # type: ignore[no-any-return]
-
-
-class _Judge:
-    """Says how much is lost over all samples: of the metric, or the distance of the outputs."""
-
-    def __init__(self, run: Run, feeds: Feeds) -> None:
-        self.feeds = feeds
-        self.source = run.options.metric
-        self.metric = load_metric(self.source) if self.source else None
-        self.names = [n or "" for n in run.module.main.output_names]
-        self.expected: list[list[Any]] = []
-        self.best = 0.0
-        if run.options.max_drop <= 0:
-            return
-        size = 0
-        with Probe(run.snapshot().module, trial_context(run), "sensitivity", fast=True) as probe:
-            for results in probe.run(feeds):
-                size += sum(getattr(r, "nbytes", 0) for r in results)
-                self.expected.append(results)
-                if size > KEPT_BYTES and self.metric is None:
-                    break
-        if self.metric is not None:
-            self.best = self._score(self.expected)
-
-    def loss(self, outputs: Iterator[list[Any]]) -> float:
-        """Return how much is lost with these outputs."""
-        if self.metric is None:
-            return distance(self.expected, outputs)
-        return self.best - self._score(list(outputs))
-
-    def _score(self, outputs: list[list[Any]]) -> float:
-        assert self.metric is not None
-        named = [dict(zip(self.names, item, strict=True)) for item in outputs]
-        try:
-            return float(self.metric(list(self.feeds), named))
-        except Exception as error:
-            raise LeptonError(
-                f"it fails: {type(error).__name__}: {error}", code="metric", where=self.source
-            ) from error

@@ -67,11 +67,19 @@ def distance(expected: Iterable[list[Any]], outputs: Iterable[list[Any]]) -> flo
             for x, y in zip(wanted, found, strict=True)
             if np.asarray(x).dtype.kind == "f"
         ]
-        signal = signal + np.array([np.square(x).sum() for x, _ in pairs])
-        noise = noise + np.array([np.square(x - y).sum() for x, y in pairs])
+        signal = signal + np.array([np.square(x[np.isfinite(x)]).sum() for x, _ in pairs])
+        noise = noise + np.array([_squares(x, y) for x, y in pairs])
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(np.asarray(noise) > 0, noise / np.asarray(signal), 0.0)
     return float(np.sqrt(np.max(ratio, initial=0.0)))
+
+
+def _squares(x: Array, y: Array) -> float:
+    """Return ``sum (x - y)^2``, where NaN and infinities are as far as can be from all others."""
+    other = (x != y) & ~(np.isnan(x) & np.isnan(y))
+    with np.errstate(invalid="ignore"):
+        total = float(np.square(x[other] - y[other]).sum())
+    return np.inf if np.isnan(total) else total
 
 
 def typical(expected: list[list[Any]], outputs: list[list[Any]]) -> float:
@@ -81,6 +89,27 @@ def typical(expected: list[list[Any]], outputs: list[list[Any]]) -> float:
     """
     found = [distance([x], [y]) for x, y in zip(expected, outputs, strict=True)]
     return float(np.exp(np.mean(np.log(np.maximum(found, 1e-12))))) if found else 0.0
+
+
+def alone(
+    count: int, size: int, outputs: Callable[[frozenset[int]], Iterator[list[Any]]]
+) -> list[tuple[float, float]]:
+    """Return distance and typical distance with each unit alone changed.
+
+    Args:
+        count: of units.
+        size: how many neighbours are measured together, each with its share of what they add.
+        outputs: what the model gives when units are left out.
+    """
+    everything = frozenset(range(count))
+    expected = list(outputs(everything))
+    found: list[tuple[float, float]] = []
+    for start in range(0, count, size):
+        members = frozenset(range(start, min(start + size, count)))
+        given, share = list(outputs(everything - members)), np.sqrt(len(members))
+        lost = distance(expected, given) / share, typical(expected, given) / share
+        found += [lost] * len(members)
+    return found
 
 
 class Search:
