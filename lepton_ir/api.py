@@ -137,7 +137,7 @@ def compile(
     target: str = "host",
     threads: int | None = None,
     *,
-    passes: str = "O2",
+    passes: str = "O2,integers",
     backend: str = "numba",
 ) -> Any:
     """Make a model ready to run on this machine; return a session.
@@ -149,7 +149,8 @@ def compile(
         model: a module (left as it is), a file or the bytes of one.
         target: the machine: ``host``, or a level such as ``generic`` or ``x86-64-v3``.
         threads: threads that run kernels; all cores by default.
-        passes: pipeline that runs first, ``""`` for none.
+        passes: pipeline that runs first, ``""`` for none. Without ``integers`` quantized models are
+            computed as they say, in floats.
         backend: what runs the model.
 
     Raises:

@@ -17,6 +17,7 @@ TABLE: dict[str, str] = {
     "fuse_ort": "lepton_ir.passes.fuse.ort:FuseOrt",
     "group": "lepton_ir.passes.group:Group",
     "inline": "lepton_ir.passes.inline:Inline",
+    "integers": "lepton_ir.passes.integers:Integers",
     "layout": "lepton_ir.passes.layout:Layout",
     "legalize": "lepton_ir.passes.legalize:Legalize",
     "merge_parallel": "lepton_ir.passes.fuse.parallel:MergeParallel",

@@ -28,11 +28,11 @@ class _Group:
 
     Attributes:
         ops: the operations, in any order.
-        anchored: whether one of them is no elementwise operation.
+        anchor: the one that is no elementwise operation.
     """
 
     ops: list[Op] = field(default_factory=list)
-    anchored: bool = False
+    anchor: Op | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _groups(block: Block, role: Role) -> list[_Group]:
         # Unknown sizes are not known to be equal.
         if kind not in ("elementwise", "anchor") or shape is None or None in shape:
             continue
-        of[op] = _Group([op], kind == "anchor")
+        of[op] = _Group([op], op if kind == "anchor" else None)
         if kind == "elementwise":
             _absorb(op, of)
     unique = {id(g): g for g in of.values()}
@@ -84,7 +84,10 @@ def _groups(block: Block, role: Role) -> list[_Group]:
 
 
 def _absorb(op: Op, of: dict[Op, _Group]) -> None:
-    """Take the groups whose result only the group of ``op`` reads into it, again and again."""
+    """Take the groups whose result only the group of ``op`` reads into it, again and again.
+
+    What an anchor reads is finished before the kernel begins, so it stays outside.
+    """
     group = of[op]
     inside = {op}
     pending = [v for v in op.operands if v is not None]
@@ -96,14 +99,14 @@ def _absorb(op: Op, of: dict[Op, _Group]) -> None:
         other = of.get(producer)
         if other is None or len(group.ops) + len(other.ops) > MAX_OPS:
             continue
-        if group.anchored and other.anchored:
+        if group.anchor and (other.anchor or any(u.op is group.anchor for u in value.uses)):
             continue
         group.ops += other.ops
-        group.anchored |= other.anchored
+        group.anchor = group.anchor or other.anchor
         for o in other.ops:
             of[o] = group
             inside.add(o)
-        pending += [v for o in inside for v in o.operands if v is not None]
+        pending += [v for o in inside if o is not group.anchor for v in o.operands if v is not None]
 
 
 def _may_join(value: Value, op: Op, inside: set[Op]) -> bool:

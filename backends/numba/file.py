@@ -35,7 +35,7 @@ _MAX_TEXT = 1 << 30
 _UNKNOWN_TEXT = str(UNKNOWN)
 
 
-def save(module: Module, path: str | os.PathLike[str], *, passes: str = "") -> None:
+def save(module: Module, path: str | os.PathLike[str], *, passes: str = "integers") -> None:
     """Write ``module`` as a ``.lepton`` file, which appears whole or not at all.
 
     Args:

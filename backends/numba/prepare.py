@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 SUFFIX = ".lepton"
 
+DEFAULT_PASSES = "O2,integers"
+"""What runs before groups are made; without ``integers`` quantized models are computed in floats."""
+
 
 def load_prepared(model: Module | str | os.PathLike[str] | bytes) -> Module | None:
     """Return the module of a ``.lepton`` file, ``None`` when ``model`` is something else."""
@@ -24,7 +27,7 @@ def load_prepared(model: Module | str | os.PathLike[str] | bytes) -> Module | No
     return load(os.fspath(model))
 
 
-def prepare(model: Module | str | os.PathLike[str] | bytes, passes: str = "O2") -> Module:
+def prepare(model: Module | str | os.PathLike[str] | bytes, passes: str = DEFAULT_PASSES) -> Module:
     """Return a module of its own that a session can run.
 
     Args:

@@ -61,7 +61,7 @@ class NumbaTarget:
         *,
         target: str = "host",
         threads: int | None = None,
-        passes: str = "O2",
+        passes: str = "O2,integers",
     ) -> Session:
         """Return a session that runs ``model``; see :func:`lepton_ir.compile`."""
         from lepton_ir.backends.numba.prepare import load_prepared, prepare

@@ -463,6 +463,34 @@ def _resize_int(e: Emitter, x: Val, type_: Any, unsigned: bool) -> Val:
     return (e.b.zext if unsigned else e.b.sext)(x, type_)
 
 
+@row("quantize_linear", ("f32",))
+def _quantize(call: _Call, x: Val, *rest: Val) -> Val:
+    """Divide by a scale, round, add a zero point, saturate; NaN gives the lowest integer.
+
+    ``attrs`` are scale and zero point as far as they are known; the others are operands in f32.
+    """
+    e, operands, wanted = call.e, iter(rest), call.step.dtype
+    scale, zero = call.step.attrs
+    bits = int(wanted[1:])
+    low = 0 if wanted in UNSIGNED else -(1 << (bits - 1))
+    high = low + (1 << bits) - 1
+    if scale is None:
+        x = e.b.fdiv(x, next(operands))
+    elif scale != 1.0:
+        x = e.b.fdiv(x, e.const(scale, x.type))
+    if zero is None:
+        x = e.b.fadd(e.unary("rint", x), next(operands))
+        zero = 0
+    # A comparison with NaN fails, so that the bound is taken.
+    bottom, top = (e.const(v - zero, x.type) for v in (low, high))
+    x = e.b.select(e.b.fcmp_ordered(">", x, bottom), x, bottom)
+    x = e.b.select(e.b.fcmp_ordered("<", x, top), x, top)
+    ints = vector(I32, lanes_of(x.type))
+    shifted = e.b.bitcast(e.b.fadd(x, e.const(vmath.ROUND, x.type)), ints)
+    found = e.b.add(shifted, e.const(zero - vmath.ROUND_BITS, ints))
+    return e.b.trunc(found, vector(compute_type(wanted), lanes_of(x.type)))
+
+
 def can_cast(source: str, wanted: str) -> bool:
     """Return whether ``cast`` computes what NumPy does for these types."""
     if source not in STORED or wanted not in STORED:

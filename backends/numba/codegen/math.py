@@ -22,7 +22,10 @@ from lepton_ir.backends.numba.codegen.emitter import (
 )
 
 _EXP_LOW, _EXP_HIGH = -104.0, 89.0
-_ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds a small float to an integer
+ROUND = 12582912.0
+"""1.5 * 2^23: adding it rounds a small float to an integer, in its lowest bits."""
+ROUND_BITS = 0x4B400000
+"""The bits of ``ROUND`` in f32."""
 _LOG2E = 1.44269504088896341
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP_COEFFICIENTS = (
@@ -128,8 +131,8 @@ def exp(e: Emitter, x: Val) -> Val:
         return library(e, "exp", x)
     t, b = x.type, e.b
     x = e.below(e.above(x, e.const(_EXP_LOW, t)), e.const(_EXP_HIGH, t))
-    k = e.fma(x, e.const(_LOG2E, t), e.const(_ROUND, t))
-    k = b.fsub(k, e.const(_ROUND, t))
+    k = e.fma(x, e.const(_LOG2E, t), e.const(ROUND, t))
+    k = b.fsub(k, e.const(ROUND, t))
     r = e.fma(k, e.const(-_LN2_HIGH, t), x)
     r = e.fma(k, e.const(-_LN2_LOW, t), r)
     p = polynomial(e, r, _EXP_COEFFICIENTS)

@@ -16,6 +16,9 @@ _FAMILIES = (
     "pool",
     "recurrent",
     "transposed",
+    "quads",
+    "integer_gemm",
+    "ranges",
 )
 
 MODULES: tuple[str, ...] = tuple(f"lepton_ir.backends.numba.kernels.{name}" for name in _FAMILIES)

@@ -21,6 +21,7 @@ from lepton_ir.backends.numba.codegen.expression import (
     to_memory,
 )
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
+from lepton_ir.backends.numba.kernels.quantized import OPERATIONS, translate_quantization
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Tensor
 from lepton_ir.backends.numba.strides import broadcast, collapse
@@ -92,6 +93,11 @@ class Translation:
             return self.const(known.reshape(-1)[0], dtype)
         return self.input(value)
 
+    def number_of(self, value: Value) -> float | int | None:
+        """Return a known value of one element."""
+        known = self.lo.known_value(value)
+        return None if known is None or known.size != 1 else _number(known.reshape(-1)[0])
+
     def const(self, value: Any, dtype: str) -> int:
         """Add a constant."""
         plain = bool(value) if dtype == "bool" else _number(value)
@@ -116,7 +122,10 @@ class Translation:
         Raises:
             Declined: it is not elementwise, or not for these element types.
         """
-        number = self._clip(op) if op.name == "clip" else self._plain(op)
+        if op.name in OPERATIONS:
+            number = translate_quantization(self, op)
+        else:
+            number = self._clip(op) if op.name == "clip" else self._plain(op)
         self.define(op.results[0], number)
         return number
 
@@ -210,7 +219,7 @@ def _lower_one(lo: Lowering) -> None:
     lower_expression(lo, translation, [translation.add(lo.op)])
 
 
-for _op in (*TABLE, "clip"):
+for _op in (*TABLE, "clip", "dequantize_linear"):
     if _op not in ("at_least", "at_most", "identity"):
         lowers(_op)(_lower_one)
 

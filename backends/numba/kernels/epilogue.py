@@ -44,13 +44,16 @@ PLAIN = Epilogue(Expression(("f32",), (), (0,)), "")
 
 
 def translate(
-    lo: Lowering, first: Callable[[Translation, int], int] | None = None
+    lo: Lowering,
+    first: Callable[[Translation, int], int] | None = None,
+    accumulator: str = "f32",
 ) -> tuple[Expression, list[Tensor]]:
     """Translate the operations behind the anchor of a group.
 
     Args:
         lo: the group, or a single operation.
         first: adds steps between the accumulator and those operations; returns their result.
+        accumulator: element type of the sums.
 
     Returns:
         The expression, and the operands that it reads besides the accumulator.
@@ -60,7 +63,7 @@ def translate(
     """
     translation = Translation(lo)
     anchor = lo.anchor.results[0]
-    number = translation.input(anchor, "f32")
+    number = translation.input(anchor, accumulator)
     if first is not None:
         number = first(translation, number)
         translation.define(anchor, number)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen.expression import STORED, TABLE, can_cast
+from lepton_ir.backends.numba.kernels.quantized import OPERATIONS, is_per_tensor
 from lepton_ir.backends.numba.lowering import takes_tail
 from lepton_ir.infer import const_tensor
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 def role(op: Op) -> str:
     """Return ``elementwise``, ``anchor`` or nothing."""
     if takes_tail(op.name):
-        return "anchor" if op.results[0].dtype is dtypes.F32 else ""
+        return "anchor" if op.results[0].dtype in (dtypes.F32, dtypes.I32) else ""
+    if op.name in OPERATIONS:
+        return "elementwise" if is_per_tensor(op) else ""
     if op.name in ("at_least", "at_most", "identity"):
         return ""
     return "elementwise" if _is_elementwise(op) else ""

@@ -1,0 +1,191 @@
+"""Integer kernels: exactly what the operations mean, and within one step of onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lepton_ir
+from lepton_ir.backends.numba.profile import Profile
+from lepton_ir.interp import run_list
+from lepton_ir.text.parse import parse_module
+
+TARGETS = ["host", "x86-64-v4", "x86-64-v3", "generic"]
+KINDS = {
+    "float32": "f32",
+    "int32": "i32",
+    "uint8": "u8",
+    "int8": "i8",
+    "uint16": "u16",
+    "int16": "i16",
+}
+
+
+def check(body: str, target: str = "host", *, roads: str = "a", **inputs: Any) -> list[Any]:
+    """Run a body on arrays; results are the very ones of the interpreter."""
+    arguments = ", ".join(
+        f"%{n}: {KINDS[a.dtype.name]}[{','.join(map(str, a.shape))}]" for n, a in inputs.items()
+    )
+    module = parse_module(f"func @main({arguments}) {{\n{body}\n}}\n")
+    session = lepton_ir.compile(module, target, 1)
+    session.profile = Profile()
+    found = session.run(None, inputs)
+    assert set(session.profile.by_road()) <= set(roads.split()), session.profile.render()
+    for f, e in zip(found, run_list(module, inputs), strict=True):
+        assert f.dtype == e.dtype
+        np.testing.assert_array_equal(f, e)
+    return found
+
+
+def codes(dtype: str, *shape: int, seed: int = 0) -> Any:
+    """Return bytes of the whole range, the ends among them."""
+    made = np.random.default_rng([seed, *shape]).integers(0, 256, shape, dtype=np.uint8)
+    made.reshape(-1)[:2] = (0, 255)[: made.size]
+    return made if dtype == "u8" else (made ^ 0x80).view(np.int8)
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+# -- products --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("right", ["u8", "i8"])
+@pytest.mark.parametrize("left", ["u8", "i8"])
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [(1, 1, 1), (1, 70, 5), (2, 64, 9), (5, 33, 40), (6, 64, 18), (7, 65, 33), (13, 100, 603)],
+)
+def test_products_are_exact(m, n, k, left, right, target):
+    a, b = codes(left, m, k), codes(right, k, n, seed=1)
+    low, high = (0, 255) if left == "u8" else (-128, 127)
+    body = "  %y = matmul_integer(%a, %b, %p)\n  return(%y)"
+    check(body, target, a=a, b=b, p=np.array(high, a.dtype))
+    fixed = f"  %b = const() {{value={b.tolist()}}} : {right}[{k},{n}]\n"
+    point = f"  %p = const() {{value={low}}} : {left}[]\n"
+    check(fixed + point + body, target, a=a)
+    zeros = f"  %q = const() {{value={codes(right, n, seed=2).tolist()}}} : {right}[{n}]\n"
+    check(fixed + zeros + body.replace("%p)", "%p, %q)"), target, a=a, p=np.array(3, a.dtype))
+
+
+@pytest.mark.parametrize("target", ["host", "generic"])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((3, 5, 7), (3, 7, 9)),
+        ((3, 1, 7), (3, 7, 9)),
+        ((2, 3, 5, 8), (2, 3, 8, 9)),
+        ((2, 3, 5, 7), (7, 9)),
+        ((1, 4, 7), (1, 7, 70)),
+    ],
+)
+def test_batches_of_products(a, b, target):
+    point = "  %p = const() {value=200} : u8[]\n  %q = const() {value=-7} : i8[]\n"
+    body = point + "  %y = matmul_integer(%a, %b, %p, %q)\n  return(%y)"
+    check(body, target, a=codes("u8", *a), b=codes("i8", *b))
+
+
+@pytest.mark.parametrize("target", ["host", "x86-64-v3"])
+@pytest.mark.parametrize("right", ["u8", "i8"])
+def test_operands_through_transpositions(right, target):
+    body = "  %t = transpose(%b) {perm=[0, 2, 1, 3]}\n  %s = transpose(%c) {perm=[0, 2, 3, 1]}\n"
+    body += "  %y = matmul_integer(%t, %s)\n  return(%y)"
+    check(body, target, b=codes("u8", 2, 5, 3, 9), c=codes(right, 2, 67, 3, 9))
+
+
+def test_empty_products():
+    body = "  %y = matmul_integer(%a, %b)\n  return(%y)"
+    check(body, roads="a c", a=codes("u8", 0, 5), b=codes("i8", 5, 3))
+    check(body, roads="a c", a=np.zeros((2, 0), np.uint8), b=np.zeros((0, 3), np.int8))
+
+
+@pytest.mark.parametrize("target", ["host", "generic"])
+def test_quantized_matmul_saturates(target):
+    w = codes("i8", 40, 33, seed=1)
+    body = f"  %b = const() {{value={w.tolist()}}} : i8[40,33]\n" + """
+  %s = const() {value=0.5} : f32[]
+  %z = const() {value=131} : u8[]
+  %t = const() {value=rand(3)} : f32[33]
+  %o = const() {value=splat(0)} : i8[33]
+  %u = const() {value=splat(60.0)} : f32[]
+  %y = qlinear_matmul(%a, %s, %z, %b, %t, %o, %u, %z)
+  return(%y)"""
+    (y,) = check(body, target, a=codes("u8", 7, 40))
+    assert y.min() == 0
+    assert y.max() == 255
+
+
+# -- quantizing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("dtype", "zero"), [("u8", 3), ("i8", -5), ("u16", 65535), ("i16", -300)])
+@pytest.mark.parametrize("known", [True, False])
+def test_codes_of_any_number(dtype, zero, known, target):
+    x = normal(100, 33) * 100
+    x[0, :6] = [np.nan, np.inf, -np.inf, 1e30, 0.25, -0.25]
+    numpy = {v: k for k, v in KINDS.items()}[dtype]
+    head = ""
+    given: dict[str, Any] = {"s": np.array(0.5, np.float32), "z": np.array(zero, numpy)}
+    if known:
+        head = "  %s = const() {value=0.5} : f32[]\n"
+        head += f"  %z = const() {{value={zero}}} : {dtype}[]\n"
+        given = {}
+    body = "  %y = quantize_linear(%x, %s, %z)\n  %w = dequantize_linear(%y, %s, %z)\n"
+    check(head + body + "  return(%y, %w)", target, x=x, **given)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (17, 33), (128, 384)])
+@pytest.mark.parametrize("sign", [1, 0, -1])
+def test_dynamic_ranges(shape, sign, target):
+    x = normal(*shape) if sign == 1 else np.abs(normal(*shape)) * np.float32(sign)
+    body = "  %y, %s, %z = dynamic_quantize_linear(%x)\n  return(%y, %s, %z)"
+    check(body, target, x=np.asarray(x, np.float32))
+
+
+def test_sums_of_quantized_tensors_are_one_kernel():
+    body = """
+  %s = const() {value=0.5} : f32[]
+  %t = const() {value=0.3} : f32[]
+  %z = const() {value=128} : u8[]
+  %y = ms_qlinear_add(%a, %s, %z, %b, %t, %z, %s, %z)
+  return(%y)"""
+    check(body, a=codes("u8", 2, 100), b=codes("u8", 2, 100, seed=1))
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_perceptron_agrees_with_onnxruntime(mode, tmp_path):
+    ort = pytest.importorskip("onnxruntime")
+    sizes = [50, 65, 65, 10]
+    lines, x = [], "%x"
+    for i, (k, n) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        lines.append(f"  %w{i} = const() {{value=rand({i + 1})}} : f32[{k},{n}]")
+        lines.append(f"  %b{i} = const() {{value=rand({i + 9})}} : f32[{n}]")
+        lines += [f"  %m{i} = matmul({x}, %w{i})", f"  %a{i} = add(%m{i}, %b{i})"]
+        lines.append(f"  %r{i} = relu(%a{i})")
+        x = f"%r{i}"
+    text = "func @main(%x: f32[N,50]) {\n" + "\n".join(lines) + f"\n  return({x})\n}}\n"
+    module = parse_module(text)
+    feed = {"x": normal(32, 50)}
+    np.savez(tmp_path / "calib.npz", **feed)
+    extra = f" calib={tmp_path / 'calib.npz'}" if mode == "static" else ""
+    passes = f"fuse,quant{{mode={mode} min_bytes=0{extra}}}"
+    lepton_ir.run_passes(module, passes)
+    path = tmp_path / "model.onnx"
+    lepton_ir.save(module, str(path))
+    session = lepton_ir.compile(str(path), threads=1)
+    session.profile = Profile()
+    (found,) = session.run(None, feed)
+    assert set(session.profile.by_road()) == {"a"}
+    assert "integer_gemm" in session.profile.render()
+    (expected,) = ort.InferenceSession(str(path)).run(None, feed)
+    step = np.abs(expected).max() / 255
+    assert np.abs(found - expected).max() <= 1.01 * step
