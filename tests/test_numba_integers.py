@@ -106,7 +106,9 @@ def test_empty_products():
 @pytest.mark.parametrize("target", ["host", "generic"])
 def test_quantized_matmul_saturates(target):
     w = codes("i8", 40, 33, seed=1)
-    body = f"  %b = const() {{value={w.tolist()}}} : i8[40,33]\n" + """
+    body = (
+        f"  %b = const() {{value={w.tolist()}}} : i8[40,33]\n"
+        + """
   %s = const() {value=0.5} : f32[]
   %z = const() {value=131} : u8[]
   %t = const() {value=rand(3)} : f32[33]
@@ -114,6 +116,7 @@ def test_quantized_matmul_saturates(target):
   %u = const() {value=splat(60.0)} : f32[]
   %y = qlinear_matmul(%a, %s, %z, %b, %t, %o, %u, %z)
   return(%y)"""
+    )
     (y,) = check(body, target, a=codes("u8", 7, 40))
     assert y.min() == 0
     assert y.max() == 255

@@ -47,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--target", default="host", metavar="MACHINE", help="host, generic, x86-64-v3, ..."
     )
-    p.add_argument("--passes", default="O2,integers", metavar="PIPELINE", help="what runs first (O2,integers)")
+    p.add_argument(
+        "--passes", default="O2,integers", metavar="PIPELINE", help="what runs first (O2,integers)"
+    )
     p.add_argument("--output", metavar="FILE", help="write the outputs to a .npz file")
     p.add_argument(
         "--bench", nargs="?", type=float, const=2.0, metavar="SECONDS", help="measure the time"

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
     from lepton_ir.backends.numba.machine import Machine
 
-_PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+_PAIRS = {
+    4: "llvm.x86.sse2.pmadd.wd",
+    8: "llvm.x86.avx2.pmadd.wd",
+    16: "llvm.x86.avx512.pmaddw.d.512",
+}
 _FLIP = -0x7F7F7F80  # 128 in every byte
 
 

@@ -58,9 +58,7 @@ def translate_quantization(translation: Translation, op: Op) -> int:
     return translation.step(Step("mul", "f32", (x, translation.operand(scale))))
 
 
-def _quantize(
-    translation: Translation, op: Op, x: int, scale: Value, zero: Value | None
-) -> int:
+def _quantize(translation: Translation, op: Op, x: int, scale: Value, zero: Value | None) -> int:
     step = translation.number_of(scale)
     offset = 0 if zero is None else translation.number_of(zero)
     args = [x]
