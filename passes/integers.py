@@ -15,7 +15,7 @@ from lepton_ir.passes.fuse.qdq import params_of
 from lepton_ir.rewrite import RewritePass, rewrite
 
 if TYPE_CHECKING:
-    from lepton_ir.ir import Op, Value
+    from lepton_ir.ir import Value
     from lepton_ir.pattern import Match
     from lepton_ir.rewrite import Rewriter
 
@@ -77,7 +77,9 @@ def _whole_bias(bias: Value | None, scale: Array, reach: int) -> Array | None:
     """Return a bias as integers in units of ``scale``, if it is stored so and sums stay in range."""
     op = made_by(bias, "dequantize_linear")
     codes, step = (None, None) if op is None else map(const_array, op.operands[:2])
-    if op is None or codes is None or step is None or codes.dtype != np.int32 or codes.ndim != 1:
+    if op is None or codes is None or step is None:
+        return None
+    if codes.dtype != np.int32 or codes.ndim != 1:
         return None
     zero = op.operands[2] if len(op.operands) > 2 else None
     known = None if zero is None else const_array(zero)

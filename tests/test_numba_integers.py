@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_perceptron_agrees_with_onnxruntime(mode, tmp_path):
     ort = pytest.importorskip("onnxruntime")
     sizes = [50, 65, 65, 10]
     lines, x = [], "%x"
-    for i, (k, n) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (k, n) in enumerate(itertools.pairwise(sizes)):
         lines.append(f"  %w{i} = const() {{value=rand({i + 1})}} : f32[{k},{n}]")
         lines.append(f"  %b{i} = const() {{value=rand({i + 9})}} : f32[{n}]")
         lines += [f"  %m{i} = matmul({x}, %w{i})", f"  %a{i} = add(%m{i}, %b{i})"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SUFFIX = ".lepton"
 
 DEFAULT_PASSES = "O2,integers"
-"""What runs before groups are made; without ``integers`` quantized models are computed in floats."""
+"""What runs before groups are made; without ``integers`` quantized models compute in floats."""
 
 
 def load_prepared(model: Module | str | os.PathLike[str] | bytes) -> Module | None:

@@ -2,7 +2,7 @@
 
 The left bytes are unsigned and the right ones signed, as the instructions want it; others are moved
 by 128 together with their zero points, which costs nothing for constants. Zero points are taken
-from the sums (:mod:`~lepton_ir.backends.numba.kernels.quads`), which start with what is known of them.
+from the sums (:mod:`lepton_ir.backends.numba.kernels.quads`), which start with what is known.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class _Product:
         return out, terms, int(count > 1)
 
     def _start(self, terms: Ref, b_z: int) -> tuple[Ref, Ref | int, str, int]:
-        """Return what sums start with: address, that of a zero point to multiply, its type, stride."""
+        """Return what sums start with, the zero point it is multiplied with, its type; stride."""
         lo = self.lo
         moved = OFFSET if self.flip else 0
         whole = -(-self.c.shape[-1] // self.width) * self.width
@@ -335,7 +335,7 @@ def emit_integer_gemm(e: Emitter, config: Config, epilogue: Epilogue) -> None:
 
 
 def _spans(e: Emitter, mode: Val, batch: Val, panels: Val, blocks: Val) -> list[tuple[Val, Val]]:
-    """Return this thread's part of batch, panels and blocks of rows; ``mode`` says which is shared."""
+    """Return this thread's part of batch, panels and blocks of rows; ``mode`` says of which."""
     spans = []
     for code, count in ((2, batch), (0, panels), (1, blocks)):
         first, last = e.share(count)

@@ -1,7 +1,7 @@
-"""Bytes along k in fours, as integer products read them: packed panels, and sums that zero points need.
+"""Bytes along k in fours, as integer products read them, and the sums that zero points need.
 
-``sum((a - za) * (b - zb)) = sum(a * b) - za * (sum(b) - K * zb) - zb * sum(a)``: the first sum is the
-product of the bytes as they are, the others need one number a column and one a row.
+``sum((a - za) * (b - zb)) = sum(a * b) - za * (sum(b) - K * zb) - zb * sum(a)``: the first sum is
+that of the bytes as they are, the others need one number a column and one a row.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def padded(values: Array, width: int) -> Array:
 
 def column_terms(b: Array, zero: Array) -> Array:
     """Return ``K * zb - sum(b)`` for each column of signed ``b``; it is multiplied by ``za``."""
-    return b.shape[0] * zero.astype(np.int64) - b.sum(0, dtype=np.int64)
+    found: Array = b.shape[0] * zero.astype(np.int64) - b.sum(0, dtype=np.int64)
+    return found
 
 
 @emits("row_sums")
