@@ -74,7 +74,7 @@ def _one(rw: Rewriter, zero: Value | None) -> Value | None:
 
 
 def _whole_bias(bias: Value | None, scale: Array, reach: int) -> Array | None:
-    """Return a bias as integers in units of ``scale``, if it is stored so and sums stay in range."""
+    """Return a bias as integers in units of ``scale``, if it is stored so and sums fit 32 bits."""
     op = made_by(bias, "dequantize_linear")
     codes, step = (None, None) if op is None else map(const_array, op.operands[:2])
     if op is None or codes is None or step is None:
