@@ -50,7 +50,8 @@ _SLOW = frozenset(
     {
         *("conv", "conv_transpose", "conv_integer", "qlinear_conv", "deform_conv", "ms_fused_conv"),
         *("lstm", "gru", "rnn", "einsum", "dft", "stft", "col2im", "det", "linear_attention"),
-        *("attention", "ms_multi_head_attention", "causal_conv_with_state", "grid_sample"),
+        *("attention", "ms_multi_head_attention", "ms_group_query_attention"),
+        *("causal_conv_with_state", "grid_sample"),
         *("non_max_suppression", "roi_align", "max_roi_pool", "max_pool", "average_pool"),
         *("lp_pool", "lrn", "ms_qlinear_average_pool"),
     }

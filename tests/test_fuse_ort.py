@@ -238,3 +238,76 @@ def test_rows_that_see_no_key(target: str, hidden: float, tmp_path: Path) -> Non
     assert ("softmax" in names(module)) == (hidden == -np.inf)
     got = run_onnxruntime(module, tmp_path / "m.onnx", feeds)[0]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("past", [0, 1, 6])
+@pytest.mark.parametrize("masked", ["none", "some", "all"])
+def test_one_query_of_grouped_heads(batch: int, past: int, masked: str, tmp_path: Path) -> None:
+    """Also of a row that sees no key, whose weights are equal, and of an empty past."""
+    heads, groups, size = 6, 2, 8
+
+    def make(b: Builder, *args: Value) -> list[Value]:
+        q, k, v, past_k, past_v, see = args
+        keys, values = b.concat(past_k, k, axis=2), b.concat(past_v, v, axis=2)
+        indices = np.repeat(np.arange(groups), heads // groups)
+        many = [b.gather(x, b.const(indices), axis=1) for x in (keys, values)]
+        scores = b.mul(b.matmul(q, b.transpose(many[0], perm=(0, 1, 3, 2))), 0.4)
+        lowest = b.const(np.asarray(np.finfo(np.float32).min))
+        scores = b.add(scores, b.where(see, b.const(np.float32(0)), lowest))
+        return [b.matmul(b.softmax(scores), many[1]), keys, values]
+
+    before = sym("P")
+    fresh = TensorType(dtypes.F32, (batch, groups, 1, size))
+    old = TensorType(dtypes.F32, (batch, groups, before, size))
+    query = TensorType(dtypes.F32, (batch, heads, 1, size))
+    see = TensorType(dtypes.BOOL, (batch, 1, 1, before + 1))
+    module = build(make, query, fresh, fresh, old, old, see)
+    rng = np.random.default_rng(7)
+    shapes = [(batch, heads, 1, size), *[(batch, groups, n, size) for n in (1, 1, past, past)]]
+    feeds = {f"x{i}": rng.normal(size=s).astype(np.float32) for i, s in enumerate(shapes)}
+    seen = {"none": 1.0, "some": 0.5, "all": 0.0}[masked]
+    feeds["x5"] = rng.random((batch, 1, 1, past + 1)) < seen
+    want = run_list(module, feeds)
+    fuse(module, "shapes,fuse_attention,canonicalize,dce", "ort")
+    assert "ms_group_query_attention" in names(module)
+    results = run_onnxruntime(module, tmp_path / "m.onnx", feeds)
+    for found, expected in zip(results, want, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(0, 3), (1, 1), (2, 5), (2, 0)])
+@pytest.mark.parametrize("turned", [6, 8])
+@pytest.mark.parametrize("one", [False, True])
+def test_rotary_embeddings_before_opset_23(
+    batch: int, length: int, turned: int, one: bool, tmp_path: Path
+) -> None:
+    heads, size = 3, 8
+
+    def make(b: Builder, rows: Value, f: Value) -> list[Value]:
+        whole = b.transpose(b.reshape(rows, [0, 0, heads, size]), perm=(0, 2, 1, 3))
+        x = b.slice(whole, [0], [turned], [3]) if turned < size else whole
+        angles = b.concat(f, f, axis=-1)
+        cos, sin = (b.unsqueeze(w, [1]) for w in (b.cos(angles), b.sin(angles)))
+        low = b.slice(x, [0], [turned // 2], [3])
+        high = b.slice(x, [turned // 2], [turned], [3])
+        y = b.add(b.mul(x, cos), b.mul(b.concat(b.neg(high), low, axis=3), sin))
+        return [b.concat(y, b.slice(whole, [turned], [size], [3]), axis=3) if x is not whole else y]
+
+    b_, n = sym("B"), sym("N")
+    module = build(
+        make,
+        TensorType(dtypes.F32, (b_, n, heads * size)),
+        TensorType(dtypes.F32, (1 if one else b_, n, turned // 2)),
+    )
+    rng = np.random.default_rng(5)
+    feeds = {
+        "x0": rng.normal(size=(batch, length, heads * size)).astype(np.float32),
+        "x1": rng.normal(size=(1 if one else batch, length, turned // 2)).astype(np.float32),
+    }
+    want = run_list(module, feeds)[0]
+    fuse(module, "shapes,fuse_attention,fold,canonicalize,dce", "ort")
+    assert "ms_rotary_embedding" in names(module)
+    assert "neg" not in names(module)
+    found = run_onnxruntime(module, tmp_path / "m.onnx", feeds)[0]
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)

@@ -22,7 +22,8 @@ _FORMS = (
 )
 
 
-def _total(past: Shape | None, has_past: bool, length: Dim | None) -> Dim | None:
+def total_length(past: Shape | None, has_past: bool, length: Dim | None) -> Dim | None:
+    """Return how many keys there are with those of the past (batch, heads, length, size)."""
     if not has_past or length is None:
         return length
     if past is None or len(past) != 4 or past[2] is None:
@@ -49,7 +50,7 @@ def _infer_attention(ctx: InferContext) -> list[Type]:
         size = None if q[2] is None else dims.floordiv(q[2], heads)
         width, length = v[2], k[1]
         head = None if width is None else dims.floordiv(width, heads)
-    total = _total(ctx.shape("past_key"), ctx.has("past_key"), length)
+    total = total_length(ctx.shape("past_key"), ctx.has("past_key"), length)
     return [
         TensorType(dtype, (q[0], q[1], width)),
         TensorType(dtype, (q[0], heads, total, size)),
@@ -57,7 +58,7 @@ def _infer_attention(ctx: InferContext) -> list[Type]:
     ]
 
 
-def _heads(x: Array, bias: Array | None, heads: int) -> Array:
+def split_heads(x: Array, bias: Array | None, heads: int) -> Array:
     """Return (batch, heads, length, size) of (batch, length, heads * size), or ``x`` as it is."""
     if x.ndim == 4:
         return widen(x)
@@ -76,7 +77,7 @@ def _padding(mask: Array, batch: int, length: int, total: int, filler: float) ->
     return np.where(mask > 0, np.float32(0), np.float32(filler))
 
 
-def _attend(q: Array, k: Array, v: Array, shift: Array | None, before: int | None) -> Array:
+def attend(q: Array, k: Array, v: Array, shift: Array | None, before: int | None) -> Array:
     """Return ``softmax(q @ k' + shift) @ v``; causal behind ``before`` keys unless ``None``."""
     scores = np.matmul(q, k.swapaxes(2, 3))
     if shift is not None:
@@ -126,8 +127,8 @@ def ms_multi_head_attention(
         raise ValueError(_FORMS)
     width = query.shape[2]
     parts = (None,) * 3 if bias is None else np.split(bias, (width, 2 * width))
-    q = _heads(query, parts[0], num_heads)
-    k, v = _heads(key, parts[1], num_heads), _heads(value, parts[2], num_heads)
+    q = split_heads(query, parts[0], num_heads)
+    k, v = split_heads(key, parts[1], num_heads), split_heads(value, parts[2], num_heads)
     before = 0
     if past_key is not None and past_value is not None:
         before = past_key.shape[2]
@@ -139,7 +140,7 @@ def ms_multi_head_attention(
         padding = _padding(key_padding_mask, *sizes, mask_filter_value)
         shift = padding if shift is None else shift + padding
     factor = np.float32(scale or 1 / math.sqrt(q.shape[3]))
-    y = _attend(q * factor, k, v, shift, before if unidirectional else None)
+    y = attend(q * factor, k, v, shift, before if unidirectional else None)
     y = y.transpose(0, 2, 1, 3).reshape(*query.shape[:2], -1)
     return tuple(part.astype(query.dtype) for part in (y, k, v))
 
@@ -170,7 +171,7 @@ def _infer_packed(ctx: InferContext) -> list[Type]:
     dtype = first_dtype(ctx, "x", "weights")
     width = _widths(w[1], sizes)
     size = None if width[2] is None else dims.exact_div(width[2], heads)
-    total = _total(None if past is None else past[1:], ctx.has("past"), x[1])
+    total = total_length(None if past is None else past[1:], ctx.has("past"), x[1])
     return [
         TensorType(dtype, (x[0], x[1], width[2])),
         TensorType(dtype, (2, x[0], heads, total, size)),
@@ -216,7 +217,7 @@ def ms_attention(
     rows = wide if bias is None else wide + widen(bias)
     widths = qkv_hidden_sizes or (weights.shape[1] // 3,) * 3
     parts = np.split(rows, np.cumsum(widths)[:2], axis=2)
-    q, k, v = (_heads(part, None, num_heads) for part in parts)
+    q, k, v = (split_heads(part, None, num_heads) for part in parts)
     before = 0
     if past is not None:
         before = past.shape[3]
@@ -227,7 +228,7 @@ def ms_attention(
         padding = _padding(mask_index, q.shape[0], q.shape[2], k.shape[2], mask_filter_value)
         shift = padding if shift is None else shift + padding
     factor = np.float32(scale or 1 / math.sqrt(q.shape[3]))
-    y = _attend(q * factor, k, v, shift, before if unidirectional else None)
+    y = attend(q * factor, k, v, shift, before if unidirectional else None)
     y = y.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1).astype(x.dtype)
     if k.shape != v.shape:
         return (y,)

@@ -23,6 +23,7 @@ HEAVY = frozenset(
         "ms_fused_conv",
         "ms_fused_gemm",
         "ms_fused_matmul",
+        "ms_group_query_attention",
         "ms_multi_head_attention",
         "rnn",
     }

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class FuseAttention(RewritePass, name="fuse_attention"):
     """Recognise scaled dot-product attention, its projections and its key/value cache.
 
-    Writes Attention where the opset has it (ONNX 23), MultiHeadAttention and Attention of
-    com.microsoft for onnxruntime, and nothing elsewhere. Results stay within rounding.
+    Writes Attention where the opset has it (ONNX 23), MultiHeadAttention, GroupQueryAttention and
+    Attention of com.microsoft for onnxruntime, and nothing elsewhere. Results stay within rounding.
 
     Attributes:
         contrib_only: do nothing unless the target is ``ort``.
@@ -32,6 +32,7 @@ class FuseAttention(RewritePass, name="fuse_attention"):
         "lepton_ir.passes.fuse.attention_mha",
         "lepton_ir.passes.fuse.attention_packed",
         "lepton_ir.passes.fuse.attention_rotary",
+        "lepton_ir.passes.fuse.attention_groups",
     )
 
     def run(self, module: Module, ctx: PassContext) -> None:

@@ -84,6 +84,16 @@ def _sizes(rw: Rewriter, wanted: Sequence[Dim | None]) -> Value | None:
     return joined
 
 
+def size_of(rw: Rewriter, value: Value, axis: int) -> Value:
+    """Build the vector of one dim of ``value``, of the first input that has it, to be shared."""
+    assert value.shape is not None
+    dim = value.shape[axis]
+    if isinstance(dim, int):
+        known: Value = rw.const(np.asarray([dim], np.int64))
+        return known
+    return _size(rw, *(_axis_of(rw, dim) or (value, axis)))
+
+
 def _size(rw: Rewriter, value: Value, axis: int) -> Value:
     """Build the vector of one dim."""
     if available(rw, "shape", start=axis, end=axis + 1):

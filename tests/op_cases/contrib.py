@@ -152,6 +152,24 @@ CASES: dict[str, list[Case]] = {
         ),
         Case((_f(2, 3, 16), _f(2, 4, 5, 4), _f(2, 4, 5, 4)), {"num_heads": 4}),
     ],
+    "ms_group_query_attention": [
+        Case(
+            (
+                *(_f(2, 3, 24), _f(2, 3, 12), _f(2, 3, 12), None, None),
+                *(np.array([2, 2], np.int32), np.array(3, np.int32)),
+            ),
+            {"num_heads": 4, "kv_num_heads": 2},
+        ),
+        Case(
+            (
+                *(_f(2, 1, 24), _f(2, 1, 12), _f(2, 1, 12), _f(2, 2, 4, 6), _f(2, 2, 4, 6)),
+                *(np.array([4, 4], np.int32), np.array([5], np.int32)),
+                *(None, None, None, _f(1, 4, 1, 5)),
+            ),
+            {"num_heads": 4, "kv_num_heads": 2, "scale": 0.3},
+            results=3,
+        ),
+    ],
     "ms_quantize_linear": [
         Case((_f(2, 3, 4), _s(1e-4), _w())),
         Case((_f(2, 3, 4), np.abs(_f(3)) + 0.1, _i(3)), {"axis": 1}),
