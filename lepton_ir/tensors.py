@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -269,6 +271,91 @@ class ExternalTensor(Tensor):
             starts = sorted({min(i * step, self.nbytes - count) for i in range(_SAMPLES)})
             self._fingerprint = b"".join(self._read(s, count) for s in starts)
         return self._fingerprint
+
+
+class DataFile:
+    """An open file that tensors read ranges of; closed with the last of them.
+
+    Its data may neither be cut off nor overwritten while it is used: a file that was is refused.
+    Replacing it (by a rename) does no harm.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.fd)
+        self._state = self._look()
+
+    def _look(self) -> tuple[int, int]:
+        status = os.fstat(self.fd)
+        return status.st_size, status.st_mtime_ns
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file when it was opened."""
+        return self._state[0]
+
+    def read_into(self, out: np.ndarray[Any, Any], offset: int) -> None:
+        """Fill the bytes of ``out`` with those from ``offset`` on.
+
+        Raises:
+            InvalidModelError: the file has changed since it was opened.
+        """
+        view = memoryview(out.data).cast("B")
+        while view:
+            count = _read_at(self.fd, view, offset) if self._look() == self._state else 0
+            if not count:
+                raise InvalidModelError(
+                    "the file has changed since it was opened", where=self.path, code="changed-file"
+                )
+            view, offset = view[count:], offset + count
+
+
+def _read_at(fd: int, view: memoryview, offset: int) -> int:
+    """Read bytes from ``offset`` on into ``view``; return how many."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [view], offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    data = os.read(fd, len(view))
+    view[: len(data)] = data
+    return len(data)
+
+
+class FileTensor(Tensor):
+    """A tensor in a range of an open file; its data is in memory only while somebody holds it."""
+
+    __slots__ = ("_array", "file", "offset")
+
+    def __init__(self, file: DataFile, offset: int, dtype: DType, shape: tuple[int, ...]) -> None:
+        super().__init__(dtype, shape)
+        self.file = file
+        self.offset = offset
+        self._array: weakref.ref[np.ndarray[Any, Any]] | None = None
+
+    def read_into(self, out: np.ndarray[Any, Any]) -> None:
+        """Fill a plain array of ``nbytes`` bytes with the bytes in the file."""
+        self.file.read_into(out.reshape(-1).view(np.uint8), self.offset)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        found = None if self._array is None else self._array()
+        if found is None:
+            raw = np.empty(self.nbytes, np.uint8)
+            self.read_into(raw)
+            found = from_packed_bytes(raw.data, self.dtype, self.shape)
+            self._array = weakref.ref(found)
+        return found
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        for start in range(0, self.nbytes, CHUNK):
+            block = np.empty(min(CHUNK, self.nbytes - start), np.uint8)
+            self.file.read_into(block, self.offset + start)
+            yield block.data
 
 
 def same_content(a: Tensor, b: Tensor) -> bool:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from lepton_ir.backends.numba import memory
+from lepton_ir.tensors import FileTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -14,33 +20,52 @@ if TYPE_CHECKING:
     from lepton_ir.tensors import Tensor
 
 
+_KEPT = 1 << 16
+"""Bytes up to which data stays in memory; more is dropped when no plan reads it any more."""
+
+_PAGE = 4096
+
+
 class Constants:
-    """The constants of one session."""
+    """The constants of one session.
+
+    A large constant is in memory while a plan reads it, or while it is packed: the packed form
+    stays, the data itself goes back to the file it came from.
+    """
 
     def __init__(self) -> None:
-        self._data: dict[int, tuple[Tensor, Array]] = {}
+        self._tensors: dict[int, Tensor] = {}
+        self._kept: dict[int, Array] = {}
+        self._seen: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
         self._derived: dict[Hashable, Array] = {}
         self._lock = threading.RLock()
 
     def data(self, tensor: Tensor) -> Array:
-        """Return the data of ``tensor``, row by row."""
-        found = self._data.get(id(tensor))
-        if found is None:
-            array = np.asarray(tensor.numpy(), order="C")
-            found = self._data[id(tensor)] = (tensor, array)
-        return found[1]
+        """Return the data of ``tensor``, row by row, with a vector that may be read behind it."""
+        key = self.key(tensor)
+        with self._lock:
+            found = self._seen.get(key)
+            if found is None:
+                found = self._seen[key] = _loaded(tensor)
+                if found.nbytes <= _KEPT:
+                    self._kept[key] = found
+            return found
 
-    def key(self, tensor: Tensor) -> Hashable:
+    def key(self, tensor: Tensor) -> int:
         """Return what identifies ``tensor`` as long as the session lives."""
-        self._data.setdefault(id(tensor), (tensor, np.asarray(tensor.numpy(), order="C")))
+        self._tensors[id(tensor)] = tensor
         return id(tensor)
+
+    def is_loaded(self, tensor: Tensor) -> bool:
+        """Return whether the data of ``tensor`` itself is in memory."""
+        return id(tensor) in self._seen
 
     def derived(self, key: Hashable, make: Callable[[], Array]) -> Array:
         """Return the constant of ``key``, made when first asked for."""
         with self._lock:
             found = self._derived.get(key)
             if found is None:
-                found = self._derived[key] = np.asarray(make(), order="C")
+                found = self._derived[key] = _with_slack(np.asarray(make(), order="C"))
                 found.flags.writeable = False
             return found
 
@@ -48,6 +73,34 @@ class Constants:
     def nbytes(self) -> int:
         """Bytes of the derived constants."""
         return sum(a.nbytes for a in self._derived.values())
+
+
+def _loaded(tensor: Tensor) -> Array:
+    if isinstance(tensor, FileTensor) and tensor.dtype.bits >= 8 and sys.byteorder == "little":
+        found = _allocated(tensor.shape, tensor.dtype.numpy)
+        tensor.read_into(found)
+        found.flags.writeable = False
+        return found
+    return _with_slack(np.asarray(tensor.numpy(), order="C"))
+
+
+def _with_slack(array: Array) -> Array:
+    """Return ``array``, copied if a vector read behind its end could leave the mapped memory."""
+    end = array.ctypes.data + array.nbytes
+    if array.dtype == object or (end - 1) // _PAGE == (end - 1 + memory.SLACK) // _PAGE:
+        return array
+    copy = _allocated(array.shape, array.dtype)
+    copy[...] = array
+    copy.flags.writeable = array.flags.writeable
+    return copy
+
+
+def _allocated(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return an uninitialized array on cache lines, with slack behind it."""
+    kind = np.dtype(dtype)
+    nbytes = math.prod(shape) * kind.itemsize
+    found: Array = aligned(nbytes + memory.SLACK)[:nbytes].view(kind).reshape(shape)
+    return found
 
 
 def aligned(nbytes: int, alignment: int = 64) -> np.ndarray[Any, Any]:

@@ -21,7 +21,7 @@ from lepton_ir.backends.numba.prepare import prepare
 from lepton_ir.diagnostics import InvalidModelError, Location, UnsupportedError
 from lepton_ir.infer import describe, infer_function
 from lepton_ir.ir import AttrRef, Block, Function, Module, Op, Value
-from lepton_ir.tensors import DenseTensor, ExternalTensor, SplatTensor, Tensor
+from lepton_ir.tensors import DataFile, DenseTensor, FileTensor, SplatTensor, Tensor
 from lepton_ir.type_text import parse_type
 from lepton_ir.types import UNKNOWN, Type
 from lepton_ir.verify import verify_module
@@ -185,10 +185,9 @@ class _Reader:
     """Builds a module from the JSON text."""
 
     def __init__(self, path: str, start: int, data: dict[str, Any]) -> None:
-        self.path = path
         self.start = start
         self.data = data
-        self.size = os.path.getsize(path)
+        self.file = DataFile(path)
         self.values: list[Value] = []
         self.tensors: dict[int, Tensor] = {}
         self.types: dict[str, Type] = {_UNKNOWN_TEXT: UNKNOWN}
@@ -260,8 +259,8 @@ class _Reader:
         if found is None:
             dtype = dtypes.dtype(name)
             offset = self.start + int(self.data["starts"][index])
-            found = ExternalTensor(self.path, offset, dtype, tuple(int(d) for d in shape))
-            if found.size < 0 or offset < self.start or offset + found.nbytes > self.size:
+            found = FileTensor(self.file, offset, dtype, tuple(int(d) for d in shape))
+            if found.size < 0 or offset < self.start or offset + found.nbytes > self.file.size:
                 raise ValueError("a constant lies outside the file")
             if found.size == 1:
                 found = SplatTensor(found.numpy().reshape(-1)[0], dtype, found.shape)

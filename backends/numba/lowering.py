@@ -150,9 +150,14 @@ class Lowering:
         value = self.anchor.operands[index] if index < len(self.anchor.operands) else None
         return None if value is None else self._planner.known(value)
 
+    def is_known(self, index: int) -> bool:
+        """Return whether operand ``index`` is known now; reads no data."""
+        value = self.anchor.operands[index] if index < len(self.anchor.operands) else None
+        return value is not None and self._planner.is_known(value)
+
     def known_value(self, value: Value) -> Array | None:
-        """Return the data of ``value`` when it is known now."""
-        return self._planner.known(value)
+        """Return the data of ``value`` when it is known now and small."""
+        return self._planner.small(value)
 
     def ints(self, index: int) -> tuple[int, ...] | None:
         """Return operand ``index`` as integers when it is known now."""

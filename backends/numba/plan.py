@@ -31,7 +31,8 @@ class Buffer:
 
     Attributes:
         nbytes: size; 0 for slots whose array tells.
-        array: the data of a constant.
+        array: the data of a constant that is in memory.
+        make: gets the data of a constant when a call reads it.
         slot: place in the frame, -1 for the arena and constants.
         made: whether the frame must allocate the slot before the segment runs.
         offset: place in the arena, set when the segment is finished.
@@ -42,6 +43,7 @@ class Buffer:
 
     nbytes: int
     array: Array | None = None
+    make: Callable[[], Array] | None = None
     slot: int = -1
     made: bool = False
     offset: int = -1
@@ -52,12 +54,19 @@ class Buffer:
     @property
     def is_const(self) -> bool:
         """Whether the memory holds a constant."""
-        return self.array is not None
+        return self.array is not None or self.make is not None
 
     @property
     def in_arena(self) -> bool:
         """Whether the memory is part of the arena."""
-        return self.array is None and self.slot < 0
+        return self.slot < 0 and not self.is_const
+
+    def data(self) -> Array:
+        """Return the data of a constant, which stays in memory from now on."""
+        if self.array is None:
+            assert self.make is not None
+            self.array = self.make()
+        return self.array
 
 
 @dataclass(frozen=True)

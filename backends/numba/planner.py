@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lepton_ir.backends.numba.machine import Machine
     from lepton_ir.backends.numba.regions import BlockPlans
     from lepton_ir.dtypes import DType
+    from lepton_ir.tensors import Tensor as Payload
 
 KNOWN_BYTES = 1 << 16
 """Results of at most this size are computed while planning when their operands are known."""
@@ -182,6 +184,17 @@ class Planner:
             return self._from_content(value)
         return None
 
+    def small(self, value: Value) -> Array | None:
+        """Return the data of ``value`` if it is known and small: large constants are not read."""
+        tensor = const_tensor(value)
+        if tensor is not None and tensor.nbytes > KNOWN_BYTES:
+            return None
+        return self.known(value)
+
+    def is_known(self, value: Value) -> bool:
+        """Return whether the data of ``value`` is known now, without reading it."""
+        return const_tensor(value) is not None or self.known(value) is not None
+
     def _from_content(self, value: Value) -> Array | None:
         """Return a small integer tensor from its symbolic elements, when all have a size."""
         assert value.content is not None
@@ -214,9 +227,9 @@ class Planner:
         operands: list[Array | None] = []
         size = 0
         for value in op.operands:
-            array = None if value is None else self.known(value)
+            array = None if value is None else self.small(value)
             if value is not None and array is None:
-                return all(self.known(r) is not None for r in op.results)
+                return all(self.small(r) is not None for r in op.results)
             size += 0 if array is None else array.nbytes
             operands.append(array)
         if size > KNOWN_BYTES or not self._is_small(op):
@@ -281,9 +294,9 @@ class Planner:
                 operands.append(None)
                 continue
             stand_in = Op("const", None, [], {}, 1)
-            known = self.known(value)
+            known = self.small(value)
             place = self.place(value)
-            if known is not None and known.nbytes <= KNOWN_BYTES:
+            if known is not None:
                 stand_in.attrs["value"] = from_array(known)
             else:
                 stand_in.name = "stand_in"
@@ -301,20 +314,25 @@ class Planner:
         """Return where ``value`` lies; constants are placed when first asked for."""
         found = self.state.places.get(value)
         if found is None:
-            known = self.known(value)
-            if known is None:
-                return None
-            found = self._place_known(value, known)
+            tensor = const_tensor(value)
+            if tensor is not None:
+                found = self._place_constant(tensor)
+            else:
+                known = self.known(value)
+                if known is None:
+                    return None
+                dtype = dtypes.from_numpy(known.dtype)
+                buffer = Buffer(known.nbytes, known)
+                found = Tensor(dtype, known.shape, Ref(buffer), row_major(known.shape))
             self.state.places[value] = found
         return found
 
-    def _place_known(self, value: Value, array: Array) -> Place:
-        if array.dtype == object:
+    def _place_constant(self, tensor: Payload) -> Place:
+        if tensor.dtype is dtypes.STRING:
             raise LeptonError("constants of strings are not supported", code="numba-strings")
-        tensor = const_tensor(value)
-        dtype = tensor.dtype if tensor is not None else dtypes.from_numpy(array.dtype)
-        buffer = Buffer(array.nbytes, np.asarray(array, order="C"))
-        return Tensor(dtype, array.shape, Ref(buffer), row_major(array.shape))
+        nbytes = tensor.size * tensor.dtype.numpy.itemsize
+        buffer = Buffer(nbytes, make=functools.partial(self.constants.data, tensor))
+        return Tensor(tensor.dtype, tensor.shape, Ref(buffer), row_major(tensor.shape))
 
     def set(self, value: Value, t: Tensor) -> None:
         """Say where ``value`` lies."""

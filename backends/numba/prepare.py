@@ -34,7 +34,16 @@ def prepare(model: Module | str | os.PathLike[str] | bytes, passes: str = DEFAUL
         model: a module, which is left as it is, or a file.
         passes: pipeline that runs first, ``""`` for none.
     """
-    module = clone_module(model) if isinstance(model, Module) else api.load(model)
+    module = clone_module(model) if isinstance(model, Module) else _load(model)
     steps: Sequence[str] = ["inline", *filter(None, [passes]), "group"]
     api.run_passes(module, ",".join(steps), target="numba")
     return module
+
+
+def _load(model: str | os.PathLike[str] | bytes) -> Module:
+    if isinstance(model, bytes):
+        return api.load(model)
+    path = os.fspath(model)
+    if path.endswith(api.TEXT_SUFFIX) or api.format_of(path) != "onnx":
+        return api.load(path)
+    return api.load(path, lazy=True)

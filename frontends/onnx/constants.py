@@ -13,10 +13,11 @@ from onnx import SparseTensorProto, TensorProto
 from lepton_ir import dtypes
 from lepton_ir.diagnostics import InvalidModelError
 from lepton_ir.frontends.onnx.table_values import dtype_of, shown
-from lepton_ir.tensors import DenseTensor, ExternalTensor, RawTensor, Tensor
+from lepton_ir.tensors import DenseTensor, ExternalTensor, FileTensor, RawTensor, Tensor
 
 if TYPE_CHECKING:
     from lepton_ir.dtypes import DType
+    from lepton_ir.frontends.onnx.ranges import Range
 
 MAX_DENSE_BYTES = 4 << 20
 """Bytes up to which a sparse constant becomes a dense one."""
@@ -45,8 +46,13 @@ class TensorReader:
         self._files: dict[str, tuple[str, int]] = {}
         self.external = False
 
-    def read(self, proto: TensorProto, what: str) -> Tensor:
+    def read(self, proto: TensorProto, what: str, place: Range | None = None) -> Tensor:
         """Return the payload of a tensor; ``what`` names it in messages.
+
+        Args:
+            proto: the tensor.
+            what: names it in messages.
+            place: where its raw data lies, when it was left in the file.
 
         Raises:
             InvalidModelError: the header, the data and the external file do not fit together.
@@ -66,7 +72,7 @@ class TensorReader:
             raise InvalidModelError(f"{what} is stored in segments", code="onnx-tensor")
         if proto.data_location == TensorProto.EXTERNAL:
             return self._external(proto, dtype, shape, what)
-        if proto.HasField("raw_data"):
+        if proto.HasField("raw_data") or place is not None:
             if any(len(getattr(proto, field)) for field in _DATA_FIELDS):
                 raise InvalidModelError(
                     f"{what} has its data twice, raw and not", code="onnx-tensor"
@@ -74,7 +80,10 @@ class TensorReader:
             if dtype is dtypes.STRING:
                 raise InvalidModelError(f"{what} holds strings as raw data", code="onnx-tensor")
             raw = proto.raw_data
-            self._check(len(raw), dtype.nbytes(math.prod(shape)), "bytes", what, dtype, shape)
+            found = len(raw) if place is None else place.length
+            self._check(found, dtype.nbytes(math.prod(shape)), "bytes", what, dtype, shape)
+            if place is not None:
+                return FileTensor(place.file, place.start, dtype, shape)
             return RawTensor(raw, dtype, shape)
         return self._typed(proto, dtype, shape, what)
 

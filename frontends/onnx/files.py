@@ -9,6 +9,8 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from lepton_ir.diagnostics import InvalidModelError, UnsupportedError, shorten
+from lepton_ir.frontends.onnx.ranges import Range, without_weights
+from lepton_ir.tensors import DataFile
 
 MAX_BYTES = 2 << 30
 """A protobuf message may not be larger; bigger models keep their weights in another file."""
@@ -67,6 +69,19 @@ def read_file(path: str) -> bytes:
     if not data:
         raise InvalidModelError("the file is empty", where=shown)
     return data
+
+
+def read_without_weights(
+    path: str, where: str
+) -> tuple[onnx.ModelProto, dict[int, Range]] | tuple[None, None]:
+    """Return the message of a file, its large weights left there; ``None`` to read all of it."""
+    if not os.path.isfile(path) or os.path.getsize(path) > MAX_BYTES:
+        return None, None
+    try:
+        found = without_weights(DataFile(path))
+    except OSError:
+        found = None
+    return (None, None) if found is None else (parse_model(found[0], where), found[1])
 
 
 def parse_model(data: bytes, where: str) -> onnx.ModelProto:

@@ -39,9 +39,12 @@ from lepton_ir.tensors import DenseTensor, Tensor
 from lepton_ir.types import UNKNOWN, TensorType, TypeMismatchError, meet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from onnx import GraphProto, NodeProto, ValueInfoProto
 
     from lepton_ir.frontends.onnx.constants import TensorReader
+    from lepton_ir.frontends.onnx.ranges import Range
     from lepton_ir.provenance import ProvenanceTable
 
 _GRAPH = int(AttributeProto.GRAPH)
@@ -105,14 +108,21 @@ class GraphReader:
         yield self.nodes(graph.node, infos, block, scope, nested=True)
         self.finish("yield", [o.name for o in graph.output], block, scope)
 
-    def initializers(self, graph: GraphProto, block: Block, scope: Scope) -> None:
-        """Build constants from the initializers of a graph that are not defined yet."""
-        for proto in graph.initializer:
+    def initializers(
+        self,
+        graph: GraphProto,
+        block: Block,
+        scope: Scope,
+        stored: Mapping[int, Range] | None = None,
+    ) -> None:
+        """Build constants from the initializers of a graph; ``stored`` are those left in a file."""
+        for index, proto in enumerate(graph.initializer):
             name = proto.name
             what = f'initializer "{shown(name)}"'
             if not name:
                 raise InvalidModelError("an initializer has no name", code="onnx-initializer")
-            value = self.constant(self.tensors.read(proto, what), block)
+            place = stored.get(index) if stored else None
+            value = self.constant(self.tensors.read(proto, what, place), block)
             if proto.doc_string:
                 value.meta = {"doc": proto.doc_string}
             self.define(scope, name, value)

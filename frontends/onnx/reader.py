@@ -13,7 +13,7 @@ from lepton_ir import dims
 from lepton_ir.diagnostics import InvalidModelError, LeptonError, Remark, UnsupportedError
 from lepton_ir.foreign import Foreign
 from lepton_ir.frontends.onnx.constants import TensorReader
-from lepton_ir.frontends.onnx.files import parse_model, read_file
+from lepton_ir.frontends.onnx.files import parse_model, read_file, read_without_weights
 from lepton_ir.frontends.onnx.graph import GraphReader
 from lepton_ir.frontends.onnx.scopes import Scope, Undefined, value_meta
 from lepton_ir.frontends.onnx.table_schema import MAX_OPSET, MIN_OPSET
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, ValueInfoProto
 
     from lepton_ir.dims import Dim
+    from lepton_ir.frontends.onnx.ranges import Range
 
 MAX_IR_VERSION = 14
 """The latest version of the file format that is known to hold nothing new for the reader."""
@@ -46,31 +47,38 @@ _UNNAMED = ("", "?")
 """Values of dim_param that name nothing: two of them are not the same dim."""
 
 
-def load(source: str | os.PathLike[str] | bytes, *, keep_overridable: bool = False) -> Module:
+def load(
+    source: str | os.PathLike[str] | bytes, *, keep_overridable: bool = False, lazy: bool = False
+) -> Module:
     """Read an ONNX model.
 
     Args:
         source: a path, or the bytes of the file (which then cannot have external data).
         keep_overridable: keep initializers that are also inputs as inputs with a default;
             otherwise they become constants, with a remark.
+        lazy: leave large weights in the file, which stays open and must not be overwritten.
 
     Raises:
         InvalidModelError: the file is malformed or contradicts itself.
         UnsupportedError: its opset is outside what can be read.
     """
+    proto, stored = None, None
     if isinstance(source, bytes):
-        data, where, folder = source, "model", None
+        proto, where, folder = parse_model(source, "model"), "model", None
     else:
         path = os.fspath(source)
-        data, where = read_file(path), shown(path, 200)
-        folder = os.path.dirname(os.path.abspath(path))
-    proto = parse_model(data, where)
-    del data  # the message holds a copy of every weight
+        where, folder = shown(path, 200), os.path.dirname(os.path.abspath(path))
+        if lazy and not keep_overridable:
+            proto, stored = read_without_weights(path, where)
+        # The bytes go at once: the message holds a copy of every weight.
+        proto = proto or parse_model(read_file(path), where)
     remarks: list[Remark] = []
     try:
         _check_ir_version(proto)
+        if stored is not None and not _is_current(proto):
+            return load(source, keep_overridable=keep_overridable)
         proto = _at_least_min_opset(proto, remarks)
-        reader = _ModelReader(proto, TensorReader(folder), keep_overridable, remarks)
+        reader = _ModelReader(proto, TensorReader(folder), keep_overridable, remarks, stored)
         reader.converted = bool(remarks)
         with collector_paused():
             module = reader.read_any_order()
@@ -86,6 +94,12 @@ def load(source: str | os.PathLike[str] | bytes, *, keep_overridable: bool = Fal
     if folder is not None:
         module.meta["source_path"] = os.path.abspath(os.fspath(source))
     return module
+
+
+def _is_current(proto: ModelProto) -> bool:
+    """Return whether the model can be read without conversion."""
+    version = _opsets(proto.opset_import).get("", MIN_OPSET)
+    return version >= MIN_OPSET and bool(proto.opset_import)
 
 
 def _opsets(imports: Iterable[Any]) -> dict[str, int]:
@@ -171,8 +185,10 @@ class _ModelReader:
         tensors: TensorReader,
         keep_overridable: bool,
         remarks: list[Remark],
+        stored: dict[int, Range] | None = None,
     ) -> None:
         self.proto = proto
+        self.stored = stored
         self.tensors = tensors
         self.keep_overridable = keep_overridable
         self.remarks = remarks
@@ -297,7 +313,7 @@ class _ModelReader:
             rest.sparse_initializer.extend(graph.sparse_initializer)
             reader.initializers(rest, block, scope)
         else:
-            reader.initializers(graph, block, scope)
+            reader.initializers(graph, block, scope, self.stored)
         if became and self.proto.ir_version >= 4:
             self._remark_constants(became)
         infos = {v.name: v for v in (*graph.value_info, *graph.output)}

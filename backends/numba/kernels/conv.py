@@ -55,8 +55,8 @@ FEW_CHANNELS = 4
 @lowers("conv", tail=True)
 def lower_conv(lo: Lowering) -> None:
     """Lower Conv with constant weights over one or two axes."""
-    x, weights = lo.operand(0), lo.known(1)
-    if x.dtype is not dtypes.F32 or weights is None:
+    x, weights = lo.operand(0), lo.operand(1)
+    if x.dtype is not dtypes.F32 or not lo.is_known(1):
         lo.decline("weights that are not constant, or not f32")
     window = window_of(lo.anchor, x.shape[2:], weights.shape[2:])
     if window is None:

@@ -20,8 +20,9 @@ _ADD = Expression(("f32", "f32"), (Step("add", "f32", (0, 1)),), (2,))
 @lowers("conv_transpose")
 def lower_conv_transpose(lo: Lowering) -> None:
     """Lower ConvTranspose over two axes with strides equal to the window."""
-    op, x, weights = lo.anchor, lo.operand(0), lo.known(1)
-    if x.dtype is not dtypes.F32 or weights is None or weights.ndim != 4 or op.attr("group") != 1:
+    op, x, weights = lo.anchor, lo.operand(0), lo.operand(1)
+    known = lo.is_known(1) and len(weights.shape) == 4
+    if x.dtype is not dtypes.F32 or not known or op.attr("group") != 1:
         lo.decline("groups, other types or axes, weights that are not constant")
     channels, outputs, *window = weights.shape
     if list(op.attr("strides") or (1, 1)) != window or any(op.attr("pads") or ()):

@@ -22,7 +22,7 @@ def wide_operands(lo: Lowering) -> list[Tensor]:
     for i in range(2):
         t = lo.operand(i)
         t = lo.plain(t) if t.blocked is not None else t
-        if t.dtype in _HALVES and not (i == 1 and lo.known(1) is not None):
+        if t.dtype in _HALVES and not (i == 1 and lo.is_known(1)):
             t = lo.form(t, "f32", functools.partial(_widened, lo, t))
         elif t.dtype is not dtypes.F32 and t.dtype not in _HALVES:
             lo.decline(f"products of {t.dtype}")

@@ -37,8 +37,8 @@ class Frame:
         if isinstance(place, Boxed):
             return self.objects[place.slot]
         buffer = place.ref.buffer
-        if buffer.array is not None:
-            memory = buffer.array
+        if buffer.is_const:
+            memory = buffer.data()
         elif buffer.slot >= 0:
             memory = self.objects[buffer.slot]
         else:
@@ -121,8 +121,8 @@ def _stretch(rows: list[Row], first: int, library: Library) -> Stretch:
                 args.append(int(arg))
                 continue
             buffer = arg.buffer
-            if buffer.array is not None:
-                args.append(buffer.array.ctypes.data + arg.offset)
+            if buffer.is_const:
+                args.append(buffer.data().ctypes.data + arg.offset)
             elif buffer.slot >= 0:
                 placed.append((len(args), buffer.slot, arg.offset))
                 args.append(0)
