@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from lepton_ir import dtypes
-from lepton_ir.infer import const_array
+from lepton_ir.infer import const_array, const_tensor
 from lepton_ir.passes.decompose import decompose_body
 from lepton_ir.passes.fuse._match import made_by, sole_user
 from lepton_ir.passes.fuse.qdq import params_of
 from lepton_ir.rewrite import RewritePass, rewrite
 
 if TYPE_CHECKING:
-    from lepton_ir.ir import Value
+    from lepton_ir.ir import Op, Value
     from lepton_ir.pattern import Match
     from lepton_ir.rewrite import Rewriter
 
@@ -140,7 +140,7 @@ def integer_gemm(m: Match, rw: Rewriter) -> bool:
         return False
     column = 0 if op.attr("transB") else 1
     left, right = _codes(op.operands[0]), _codes(op.operands[1], column)
-    if left is None or right is None or const_array(right.codes) is None:
+    if left is None or right is None or const_tensor(right.codes) is None:
         return rw.fail("the scales are not constants, one a tensor or a column, or no bytes")
     bias = op.operand("c")
     plain = op.attr("alpha") == 1.0 and (bias is None or op.attr("beta") == 1.0)
@@ -151,11 +151,59 @@ def integer_gemm(m: Match, rw: Rewriter) -> bool:
     codes = rw.transpose(right.codes, perm=[1, 0]) if column == 0 else right.codes
     zero = right.zero if right.axis is not None else _one(rw, right.zero)
     product = rw.matmul_integer(left.codes, codes, _one(rw, left.zero), zero)
-    shape = right.codes.shape
-    depth = shape[1 - column] if shape is not None else 0
-    assert isinstance(depth, int)
+    depth = _static(right.codes)[1 - column]
     scale = left.scale * right.scale
     return rw.replace(op, _scaled(rw, product, scale, bias, 0, depth))
+
+
+@rewrite("conv")
+def integer_conv(m: Match, rw: Rewriter) -> bool:
+    """conv(dequantize(x), dequantize(w), b) => the scaled conv_integer(x, w) plus b.
+
+    For bytes, x with one scale, constant w with one or one an output channel and in the middle of
+    their range, over one or two axes, in one group or groups of one or multiples of 16 channels.
+    A b that is dequantized from i32 with the product's scale is added in integers.
+    """
+    op = m.root
+    if made_by(op.operands[0], "dequantize_linear") is None:
+        return False
+    x, w = _codes(op.operands[0]), _codes(op.operands[1], 0)
+    if x is None or w is None or const_tensor(w.codes) is None:
+        return rw.fail("the scales are not constants, one a tensor or a channel, or no bytes")
+    zero = None if w.zero is None else const_array(w.zero)
+    middle = 128 if w.codes.dtype is dtypes.U8 else 0
+    if (zero is None and middle) or (zero is not None and (zero != middle).any()):
+        return rw.fail("zero points of weights are not in the middle")
+    if w.codes.rank not in (3, 4) or not _grouped(op):
+        return rw.fail("more than two axes, or groups of some channels")
+    w_zero = None if zero is None else rw.const(np.full((), middle, zero.dtype), w.codes.dtype)
+    product = rw.conv_integer(x.codes, w.codes, _one(rw, x.zero), w_zero, **op.all_attrs())
+    _, *window = _static(w.codes)
+    scale, bias = x.scale * w.scale, op.operand("b")
+    y = _scaled(rw, product, scale, bias, len(window) - 1, int(np.prod(window)))
+    return rw.replace(op, y)
+
+
+def _static(codes: Value) -> tuple[int, ...]:
+    """Return the shape of a constant."""
+    tensor = const_tensor(codes)
+    assert tensor is not None
+    return tensor.shape
+
+
+def _grouped(op: Op) -> bool:
+    """Return whether a convolution has one group, groups of one channel or of many."""
+    group, x, w = op.attr("group"), op.operands[0], op.operands[1]
+    shapes = [None if v is None or v.shape is None else v.shape for v in (x, w)]
+    if group == 1:
+        return True
+    if shapes[0] is None or shapes[1] is None:
+        return False
+    channels, outputs = shapes[0][1], shapes[1][0]
+    if not isinstance(channels, int) or not isinstance(outputs, int):
+        return False
+    whole = not (channels // group % 16 or outputs // group % 16)
+    return whole or group == channels == outputs
 
 
 @rewrite("quantize_linear")
@@ -204,6 +252,7 @@ def dequantize_for_each_reader(m: Match, rw: Rewriter) -> bool:
 
 
 @rewrite(
+    "qlinear_conv",
     "qlinear_matmul",
     "ms_qlinear_add",
     "ms_qlinear_mul",

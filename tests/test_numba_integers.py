@@ -193,3 +193,124 @@ def test_perceptron_agrees_with_onnxruntime(mode, tmp_path):
     (expected,) = ort.InferenceSession(str(path)).run(None, feed)
     step = np.abs(expected).max() / 255
     assert np.abs(found - expected).max() <= 1.01 * step
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+IMAGES = [
+    ((1, 3, 9, 11), (5, 3, 3, 3), "pads=[1, 1, 1, 1]"),
+    ((2, 3, 20, 21), (20, 3, 7, 7), "pads=[3, 3, 3, 3], strides=[2, 2]"),
+    ((1, 16, 7, 7), (33, 16, 1, 1), "strides=[1, 1]"),
+    ((2, 24, 7, 9), (20, 24, 3, 3), "pads=[1, 1, 1, 1]"),
+    ((1, 40, 14, 15), (64, 40, 3, 3), "pads=[1, 0, 1, 2], strides=[2, 1]"),
+    ((1, 64, 8, 8), (64, 32, 3, 3), "pads=[1, 1, 1, 1], group=2"),
+    ((1, 20, 9, 31), (20, 1, 3, 3), "pads=[1, 1, 1, 1], group=20"),
+    ((2, 33, 9, 12), (33, 1, 5, 5), "pads=[2, 2, 2, 2], group=33, strides=[2, 2]"),
+    ((1, 16, 9, 12), (16, 1, 3, 3), "pads=[2, 2, 2, 2], group=16, dilations=[2, 2]"),
+    ((1, 5, 12), (7, 5, 3), "pads=[1, 1]"),
+    ((1, 32, 9, 12), (40, 32, 1, 1), "strides=[2, 2]"),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+@pytest.mark.parametrize(("x", "w", "attrs"), IMAGES)
+def test_convolutions_are_exact(x, w, attrs, dtype, target):
+    zero = {"u8": 131, "i8": -128}[dtype]
+    ones = ",1" * (len(w) - 2)
+    body = f"""
+  %w = const() {{value={codes("i8", *w).tolist()}}} : i8[{",".join(map(str, w))}]
+  %z = const() {{value={zero}}} : {dtype}[]
+  %y = conv_integer(%x, %w, %z) {{{attrs}}}
+"""
+    tail = f"""
+  %b = const() {{value=rand(2)}} : i32[{w[0]}{ones}]
+  %s = const() {{value=rand(3)}} : f32[{w[0]}{ones}]
+  %a = add(%y, %b)
+  %c = cast(%a) {{to=f32}}
+  %m = mul(%c, %s)
+  %o = const() {{value=900.0}} : f32[]
+  %p = const() {{value=100}} : u8[]
+  %q = quantize_linear(%m, %o, %p)
+  return(%q)"""
+    given = codes(dtype, *x, seed=1)
+    check(body + "  return(%y)", target, x=given)
+    check(body + tail, target, x=given)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("channels", [5, 16, 20])
+def test_blocked_bytes_between_convolutions(channels, target):
+    c = channels
+    body = f"""
+  %s = const() {{value=0.125}} : f32[]
+  %z = const() {{value=7}} : u8[]
+  %u = const() {{value=0.001}} : f32[]
+  %w = const() {{value={codes("i8", c, 3, 3, 3).tolist()}}} : i8[{c},3,3,3]
+  %v = const() {{value={codes("i8", 9, c, 3, 3).tolist()}}} : i8[9,{c},3,3]
+  %y = conv_integer(%x, %w, %z) {{pads=[1, 1, 1, 1]}}
+  %f = cast(%y) {{to=f32}}
+  %g = mul(%f, %u)
+  %q = quantize_linear(%g, %s, %z)
+  %m = max_pool(%q) {{kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]}}
+  %d = dequantize_linear(%m, %s, %z)
+  %e = add(%d, %d)
+  %h = quantize_linear(%e, %s, %z)
+  %k = concat(%h, %m) {{axis=1}}
+  %n = conv_integer(%h, %v, %z) {{pads=[1, 1, 1, 1]}}
+  return(%n, %q, %k)"""
+    check(body, target, x=codes("u8", 2, 3, 17, 19))
+
+
+def test_images_that_come_plain():
+    body = """
+  %w = const() {value=rand(1)} : i8[17,40,3,3]
+  %z = const() {value=-3} : i8[]
+  %t = transpose(%x) {perm=[0, 3, 1, 2]}
+  %y = conv_integer(%t, %w, %z) {pads=[1, 1, 1, 1]}
+  return(%y)"""
+    check(body, x=codes("i8", 2, 9, 33, 40))
+
+
+def test_convolutions_without_kernels_are_refused_with_a_reason():
+    body = """
+  %w = const() {value=rand(1)} : i8[4,2,3]
+  %y = conv_integer(%x, %w) {group=2}
+  return(%y)"""
+    check(body, roads="c", x=codes("u8", 1, 4, 9))
+
+
+def test_residual_network_agrees_with_onnxruntime(tmp_path):
+    ort = pytest.importorskip("onnxruntime")
+    text = """func @main(%x: f32[N,3,33,30]) {
+  %w0 = const() {value=rand(1)} : f32[16,3,3,3]
+  %w1 = const() {value=rand(2)} : f32[16,1,3,3]
+  %w2 = const() {value=rand(3)} : f32[16,16,1,1]
+  %w3 = const() {value=rand(4)} : f32[10,16]
+  %b0 = const() {value=rand(5)} : f32[16]
+  %y0 = conv(%x, %w0, %b0) {pads=[1, 1, 1, 1], strides=[2, 2]}
+  %r0 = relu(%y0)
+  %y1 = conv(%r0, %w1) {pads=[1, 1, 1, 1], group=16}
+  %r1 = relu(%y1)
+  %y2 = conv(%r1, %w2)
+  %a = add(%y2, %r0)
+  %r2 = relu(%a)
+  %p = global_average_pool(%r2)
+  %f = flatten(%p)
+  %o = gemm(%f, %w3) {transB=true}
+  return(%o)
+}"""
+    module = parse_module(text)
+    feed = {"x": normal(4, 3, 33, 30)}
+    np.savez(tmp_path / "calib.npz", **feed)
+    passes = f"fuse,quant{{mode=static min_bytes=0 islands calib={tmp_path / 'calib.npz'}}}"
+    lepton_ir.run_passes(module, passes)
+    path = tmp_path / "model.onnx"
+    lepton_ir.save(module, str(path))
+    session = lepton_ir.compile(str(path), threads=1)
+    session.profile = Profile()
+    (found,) = session.run(None, feed)
+    assert set(session.profile.by_road()) == {"a"}
+    assert "integer_depthwise" in session.profile.render()
+    (expected,) = ort.InferenceSession(str(path)).run(None, feed)
+    assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()

@@ -83,11 +83,13 @@ class Blocked:
 
     Attributes:
         block: channels of a block; the last block is filled up.
-        halo: rows and columns of zeros around each plane (before, and after), per spatial axis.
+        halo: rows and columns around each plane (before, and after), per spatial axis.
+        fill: what the halo holds: zero, or the zero point of bytes.
     """
 
     block: int
     halo: tuple[tuple[int, int], ...]
+    fill: int = 0
 
 
 @dataclass(frozen=True)

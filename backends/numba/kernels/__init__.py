@@ -19,6 +19,8 @@ _FAMILIES = (
     "quads",
     "integer_gemm",
     "ranges",
+    "pixels",
+    "integer_conv",
 )
 
 MODULES: tuple[str, ...] = tuple(f"lepton_ir.backends.numba.kernels.{name}" for name in _FAMILIES)

@@ -1,7 +1,8 @@
 """The blocked layout of images: channels in blocks of a vector, planes with room for zeros around.
 
 A tensor ``[N, C, spatial...]`` lies as ``[N, C/block, spatial..., block]``. Around each plane there
-may be a halo of zeros, so that a padded convolution reads it like any other pixel. What stands in
+may be a halo of zeros (of bytes: of their zero point), so that a padded convolution reads it like
+any other pixel. Elements are f32, i32 or bytes. What stands in
 the lanes behind the last channel is never read across lanes, so it may be anything.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen.emitter import (
     F32,
+    I8,
     I32,
     I64,
     VOID,
@@ -34,15 +36,36 @@ if TYPE_CHECKING:
 
 Halo = tuple[tuple[int, int], ...]
 
+BYTES = (dtypes.U8, dtypes.I8)
+TYPES = (dtypes.F32, dtypes.I32, *BYTES)
+"""Element types that may be blocked."""
+
 
 def blocks_of(channels: int, block: int) -> int:
     """Return the number of blocks that hold so many channels."""
     return -(-channels // block)
 
 
-def new_blocked(lo: Lowering, shape: tuple[int, ...], halo: Halo) -> Tensor:
-    """Return a new blocked tensor of f32 whose halo is zero."""
-    block = lo.machine.lanes
+def new_blocked(
+    lo: Lowering,
+    shape: tuple[int, ...],
+    halo: Halo,
+    dtype: DType = dtypes.F32,
+    fill: int = 0,
+    block: int = 0,
+) -> Tensor:
+    """Return a new blocked tensor whose halo is filled.
+
+    Args:
+        lo: what it is for.
+        shape: its shape.
+        halo: rows and columns around its planes.
+        dtype: its element type.
+        fill: what the halo of bytes holds; others have zeros.
+        block: channels of a block, by default as many as a vector has lanes.
+    """
+    block = block or lo.machine.lanes
+    itemsize = dtype.numpy.itemsize
     count, channels, *sizes = shape
     padded = [n + a + b for n, (a, b) in zip(sizes, halo, strict=True)]
     strides = [1, block]
@@ -50,15 +73,16 @@ def new_blocked(lo: Lowering, shape: tuple[int, ...], halo: Halo) -> Tensor:
         strides.append(strides[-1] * size)
     strides.append(strides[-1] * blocks_of(channels, block))
     strides.reverse()  # N, C/block, spatial, block
-    base = lo.scratch(4 * strides[0] * count)
+    base = lo.scratch(itemsize * strides[0] * count)
     start = sum(before * s for (before, _), s in zip(halo, strides[2:], strict=False))
     if any(a or b for a, b in halo):
         planes = count * blocks_of(channels, block)
         rows, columns = _plane(padded)
         top, left = (halo[0], halo[1]) if len(halo) == 2 else ((0, 0), halo[0])
-        lo.call(Kernel("halo"), base, planes, rows, columns, *top, *left)
-    ref = Ref(base.buffer, 4 * start)
-    return Tensor(dtypes.F32, shape, ref, tuple(strides), Blocked(block, halo))
+        kernel = Kernel("halo", (itemsize, block))
+        lo.call(kernel, base, planes, rows, columns, *top, *left, fill)
+    ref = Ref(base.buffer, itemsize * start)
+    return Tensor(dtype, shape, ref, tuple(strides), Blocked(block, halo, fill))
 
 
 def _plane(sizes: Sequence[int]) -> tuple[int, int]:
@@ -67,7 +91,7 @@ def _plane(sizes: Sequence[int]) -> tuple[int, int]:
 
 def plane_strides(t: Tensor) -> tuple[int, int, int, int]:
     """Return the strides of a blocked tensor along N, C/block, rows and columns, in bytes."""
-    n, c, *spatial, _ = (4 * s for s in t.strides)
+    n, c, *spatial, _ = (t.itemsize * s for s in t.strides)
     row, column = (0, spatial[0]) if len(spatial) == 1 else spatial
     return n, c, row, column
 
@@ -89,28 +113,31 @@ def is_blocked(lo: Lowering, t: Tensor) -> bool:
     return t.blocked is not None and t.blocked.block == lo.machine.lanes
 
 
-def covers(t: Tensor, halo: Halo) -> bool:
+def covers(t: Tensor, halo: Halo, fill: int = 0) -> bool:
     """Return whether the halo of a blocked tensor is at least ``halo``."""
     assert t.blocked is not None
+    if t.blocked.fill != fill and any(a or b for a, b in halo):
+        return False
     return all(
         have[0] >= want[0] and have[1] >= want[1]
         for have, want in zip(t.blocked.halo, halo, strict=True)
     )
 
 
-def to_blocked(lo: Lowering, t: Tensor, halo: Halo) -> Tensor:
+def to_blocked(lo: Lowering, t: Tensor, halo: Halo, fill: int = 0) -> Tensor:
     """Return ``t`` blocked, with at least this halo, converted if need be."""
-    if t.dtype is not dtypes.F32:
+    if t.dtype is not dtypes.F32 and t.dtype not in BYTES:
         lo.decline(f"blocked layout of {t.dtype}")
-    if is_blocked(lo, t) and covers(t, halo):
+    if is_blocked(lo, t) and covers(t, halo, fill):
         return t
-    return lo.form(t, ("blocked", halo), lambda: _converted(lo, t, halo))
+    return lo.form(t, ("blocked", halo, fill), lambda: _converted(lo, t, halo, fill))
 
 
-def _converted(lo: Lowering, t: Tensor, halo: Halo) -> Tensor:
+def _converted(lo: Lowering, t: Tensor, halo: Halo, fill: int) -> Tensor:
     if is_blocked(lo, t):
-        made = new_blocked(lo, t.shape, halo)
-        call_loops(lo, _COPY, [t.ref, made.ref], loops_of(t), [t.strides, made.strides])
+        made = new_blocked(lo, t.shape, halo, t.dtype, fill)
+        pair = [t.strides, made.strides]
+        call_loops(lo, _copy(t.dtype), [t.ref, made.ref], loops_of(t), pair)
         return made
     block = lo.machine.lanes
     if t.strides[-1] != 1 and t.shape[-1] != 1:
@@ -118,6 +145,10 @@ def _converted(lo: Lowering, t: Tensor, halo: Halo) -> Tensor:
     if t.is_plain and _same_either_way(t, block) and not any(a or b for a, b in halo):
         strides = (t.shape[1], block, *(block for _ in t.shape[2:]), 1)
         return Tensor(t.dtype, t.shape, t.ref, strides, Blocked(block, halo))
+    if t.dtype in BYTES:
+        from lepton_ir.backends.numba.kernels.pixels import pack_bytes
+
+        return pack_bytes(lo, t, halo, fill, block)
     made = new_blocked(lo, t.shape, halo)
     rows, columns = plane_sizes(t)
     n, c, *spatial = (4 * s for s in t.strides)
@@ -132,6 +163,10 @@ def unblock(lo: Lowering, t: Tensor) -> Tensor:
     """Return a plain form of a blocked tensor; a view where it is one already."""
     if _same_either_way(t, t.blocked.block if t.blocked else 1):
         return Tensor(t.dtype, t.shape, t.ref, row_major(t.shape))
+    if t.itemsize != 4 or not is_blocked(lo, t):
+        from lepton_ir.backends.numba.kernels.pixels import unpack_bytes
+
+        return unpack_bytes(lo, t)
     made = lo.new(t.dtype, t.shape)
     rows, columns = plane_sizes(t)
     n, c, *spatial = (4 * s for s in made.strides)
@@ -158,10 +193,10 @@ def lower_blocked(
     Operands are blocked tensors of the result's shape, plain ones of that shape (which are
     converted), one value a channel, or one for all.
     """
-    from lepton_ir.backends.numba.kernels.window import halo_for
+    from lepton_ir.backends.numba.kernels.window import fill_for, halo_for
 
     rank = len(shape)
-    if dtype is not dtypes.F32 or any(t.dtype is not dtypes.F32 for t in tensors):
+    if dtype not in TYPES or any(t.dtype not in TYPES for t in tensors):
         return False
     if rank not in (3, 4) or not any(t.shape == shape and t.blocked for t in tensors):
         return False
@@ -169,7 +204,8 @@ def lower_blocked(
         return False
     none = ((0, 0),) * (rank - 2)
     read = [to_blocked(lo, t, none) if t.shape == shape else t for t in tensors]
-    y = new_blocked(lo, shape, halo_for(lo.op.results[0], shape))
+    value = lo.op.results[0]
+    y = new_blocked(lo, shape, halo_for(value, shape), dtype, fill_for(value))
     strides = [_loop_strides(t, shape, lo.machine.lanes) for t in read]
     call_loops(lo, expression, [*(t.ref for t in read), y.ref], loops_of(y), [*strides, y.strides])
     lo.set(y)
@@ -204,39 +240,44 @@ def _loop_strides(t: Tensor, shape: tuple[int, ...], block: int) -> tuple[int, .
 
 def concat_channels(lo: Lowering, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> bool:
     """Concatenate blocked tensors of whole blocks; return whether that was done."""
-    from lepton_ir.backends.numba.kernels.window import halo_for
+    from lepton_ir.backends.numba.kernels.window import fill_for, halo_for
 
-    block = lo.machine.lanes
+    block, dtype = lo.machine.lanes, tensors[0].dtype
     if any(not is_blocked(lo, t) or t.shape[1] % block for t in tensors):
         return False
-    y = new_blocked(lo, shape, halo_for(lo.op.results[0], shape))
+    value = lo.op.results[0]
+    y = new_blocked(lo, shape, halo_for(value, shape), dtype, fill_for(value))
     start = 0
     for t in tensors:
-        place = Ref(y.ref.buffer, y.ref.offset + 4 * start * y.strides[1])
-        call_loops(lo, _COPY, [t.ref, place], loops_of(t), [t.strides, y.strides])
+        place = Ref(y.ref.buffer, y.ref.offset + y.itemsize * start * y.strides[1])
+        call_loops(lo, _copy(dtype), [t.ref, place], loops_of(t), [t.strides, y.strides])
         start += t.shape[1] // block
     lo.set(y)
     return True
 
 
-_COPY = Expression(("f32",), (), (0,))
+def _copy(dtype: DType) -> Expression:
+    return Expression((dtype.name,), (), (0,))
 
 
 # -- kernels ---------------------------------------------------------------------------------------
 
 
 @emits("halo")
-def emit_halo(e: Emitter) -> None:
-    """Emit zeros around each plane."""
-    base, planes, rows, columns, top, bottom, left, right = e.args(8)
-    b, zero, size = e.b, e.zero(e.vec(F32)), 4 * e.lanes
+def emit_halo(e: Emitter, itemsize: int, block: int) -> None:
+    """Emit what stands around each plane: zeros, or one byte again and again."""
+    base, planes, rows, columns, top, bottom, left, right, fill = e.args(9)
+    b, size = e.b, itemsize * block
+    value = e.zero(e.vec(F32))
+    if itemsize == 1:
+        value = e.splat(e.b.trunc(fill, I8), block)
     first, last = e.share(planes)
     stride = b.mul(columns, i64(size))
     plane_bytes = b.mul(rows, stride)
 
     def clear(place: Val, count: Val) -> None:
         pointer = e.ptr(place)
-        e.each(count, lambda i: e.store(zero, e.off(pointer, b.mul(i, i64(size)))))
+        e.each(count, lambda i: e.store(value, e.off(pointer, b.mul(i, i64(size)))))
 
     def plane(p: Val) -> None:
         start = b.add(base, b.mul(p, plane_bytes))

@@ -320,7 +320,7 @@ def emit_conv(e: Emitter, config: Direct, epilogue: Epilogue) -> None:
     inputs = e.ceil_div(channels, e.lanes) if config.blocked else channels
     one_input = size * window.kernel[0] * window.kernel[1] * (e.lanes if config.blocked else 1)
     step = (size if config.blocked else 4) * window.strides[1]
-    tiled = TiledRow(e, config.tiles, args[14:fixed], step, epilogue.modes)
+    tiled = TiledRow(e, config.tiles, args[14:fixed], step, epilogue)
     first, last = e.share(b.mul(b.mul(b.mul(count, groups), panels), rows))
 
     def item(number: Val) -> None:
@@ -362,7 +362,12 @@ def _direct_tile(e: Emitter, config: Direct, epilogue: Epilogue, pixels: int, ve
     def body(inner: Emitter, args: list[Val]) -> None:
         x, w, y, channels, xc, xr, yc = args[:7]
         sums = TileSums(
-            inner, config.window, config.blocked, pixels, vectors, (x, w, channels, xc, xr)
+            inner,
+            config.window,
+            inner.lanes if config.blocked else 0,
+            pixels,
+            vectors,
+            (x, w, channels, xc, xr),
         ).emit()
         store_tile(inner, epilogue, pixels, vectors, sums, y, yc, args[7:])
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.library import emits
+from lepton_ir.backends.numba.kernels.elementwise import itemsize
 from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def store_tile(
         stride: bytes from one output block to the next.
         extra: address and stride of each operand.
     """
-    b, size = e.b, 4 * e.lanes
+    b, size = e.b, itemsize(epilogue.result) * e.lanes
+    sizes = [itemsize(d) * e.lanes for d in epilogue.expression.inputs[1:]]
     simple = Epilogue(epilogue.expression, epilogue.modes.replace("c", "v").replace("f", "v"))
     for j in range(vectors):
         out = e.ptr(b.add(target, b.mul(stride, i64(j))))
@@ -48,8 +50,8 @@ def store_tile(
             pointers.append(e.ptr(base))
         for i in range(pixels):
             moved = [
-                e.off(p, size * i) if mode == "f" else p
-                for p, mode in zip(pointers, epilogue.modes, strict=True)
+                e.off(p, step * i) if mode == "f" else p
+                for p, step, mode in zip(pointers, sizes, epilogue.modes, strict=True)
             ]
             found = emit_tile_row(e, simple, sums[i * vectors + j], moved, 0)
             e.store(found, out, size * i)
@@ -70,17 +72,22 @@ class TiledRow:
         tiles: pixels of each kind of tile.
         numbers: how many there are of each, one kind after the other.
         step: bytes of the input from one output pixel to the next.
-        modes: of the epilogue's operands; ``f`` ones run along the pixels.
+        epilogue: its operands of mode ``f`` run along the pixels.
     """
 
     def __init__(
-        self, e: Emitter, tiles: Sequence[int], numbers: Sequence[Val], step: int, modes: str
+        self,
+        e: Emitter,
+        tiles: Sequence[int],
+        numbers: Sequence[Val],
+        step: int,
+        epilogue: Epilogue,
     ) -> None:
         self.e = e
         self.tiles = tiles
         self.numbers = numbers
         self.step = step
-        self.modes = modes
+        self.epilogue = epilogue
 
     def emit(
         self,
@@ -92,7 +99,9 @@ class TiledRow:
         operands: Sequence[tuple[Val, Val]],
     ) -> None:
         """Emit the calls: ``function(input, weights, output, *fixed, *operands)``."""
-        b, size = self.e.b, 4 * self.e.lanes
+        b, lanes, modes = self.e.b, self.e.lanes, self.epilogue.modes
+        size = itemsize(self.epilogue.result) * lanes
+        sizes = [itemsize(d) * lanes for d in self.epilogue.expression.inputs[1:]]
         start = i64(0)
         for pixels, number, function in zip(self.tiles, self.numbers, functions, strict=True):
 
@@ -100,14 +109,14 @@ class TiledRow:
                 t: Val, pixels: int = pixels, start: Val = start, function: Val = function
             ) -> None:
                 at = b.add(start, b.mul(t, i64(pixels)))
-                along = b.mul(at, i64(size))
                 extra = [
                     v
-                    for (place, stride), mode in zip(operands, self.modes, strict=True)
-                    for v in (b.add(place, along) if mode == "f" else place, stride)
+                    for (place, stride), n, mode in zip(operands, sizes, modes, strict=True)
+                    for v in (b.add(place, b.mul(at, i64(n))) if mode == "f" else place, stride)
                 ]
                 here = b.add(source, b.mul(at, i64(self.step)))
-                b.call(function, [here, weights, b.add(target, along), *fixed, *extra])
+                goal = b.add(target, b.mul(at, i64(size)))
+                b.call(function, [here, weights, goal, *fixed, *extra])
 
             self.e.each(number, call)
             start = b.add(start, b.mul(number, i64(pixels)))
@@ -123,7 +132,7 @@ def emit_depthwise(e: Emitter, window: Window, tiles: tuple[int, ...], epilogue:
     b, size = e.b, 4 * e.lanes
     taps = window.kernel[0] * window.kernel[1]
     functions = [_depthwise_tile(e, window, epilogue, p) for p in tiles]
-    tiled = TiledRow(e, tiles, args[12:fixed], size * window.strides[1], epilogue.modes)
+    tiled = TiledRow(e, tiles, args[12:fixed], size * window.strides[1], epilogue)
     first, last = e.share(b.mul(b.mul(count, blocks), rows))
     step = b.mul(xr, i64(window.strides[0]))
 

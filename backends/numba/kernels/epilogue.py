@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from lepton_ir.backends.numba.lowering import Lowering
     from lepton_ir.backends.numba.plan import Tensor
+    from lepton_ir.ir import Value
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,22 @@ def translate(
     first: Callable[[Translation, int], int] | None = None,
     accumulator: str = "f32",
 ) -> tuple[Expression, list[Tensor]]:
+    """Like :func:`translate_values`; returns where the operands lie."""
+    expression, values = translate_values(lo, accumulator, first)
+    return expression, [lo.tensor(v) for v in values]
+
+
+def translate_values(
+    lo: Lowering,
+    accumulator: str,
+    first: Callable[[Translation, int], int] | None = None,
+) -> tuple[Expression, list[Value]]:
     """Translate the operations behind the anchor of a group.
 
     Args:
         lo: the group, or a single operation.
-        first: adds steps between the accumulator and those operations; returns their result.
         accumulator: element type of the sums.
+        first: adds steps between the accumulator and those operations; returns their result.
 
     Returns:
         The expression, and the operands that it reads besides the accumulator.
@@ -70,7 +81,7 @@ def translate(
     for op in lo.tail:
         number = translation.add(op)
     expression = translation.finish([number])
-    return expression, [lo.tensor(v) for v in translation.leaves[1:]]
+    return expression, translation.leaves[1:]
 
 
 def emit_tile_row(

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen import math as vmath
 from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
+from lepton_ir.backends.numba.codegen.expression import memory_type
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.kernels.blocked import (
+    BYTES,
     blocks_of,
     new_blocked,
     plane_sizes,
     plane_strides,
     to_blocked,
 )
-from lepton_ir.backends.numba.kernels.window import halo_for, window_of
+from lepton_ir.backends.numba.kernels.elementwise import itemsize
+from lepton_ir.backends.numba.kernels.window import fill_for, halo_for, window_of
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Ref, Tensor
 
@@ -29,8 +32,9 @@ _MAX, _AVERAGE, _AVERAGE_PADDED = "max", "average", "average_padded"
 def lower_pool(lo: Lowering) -> None:
     """Lower MaxPool and AveragePool over one or two axes."""
     x, op = lo.operand(0), lo.anchor
-    if x.dtype is not dtypes.F32 or len(op.results) > 1:
-        lo.decline("pooling of other types than f32, or with indices")
+    pooled = (dtypes.F32, *(BYTES if op.name == "max_pool" else ()))
+    if x.dtype not in pooled or len(op.results) > 1:
+        lo.decline(f"pooling of {x.dtype}, or with indices")
     kernel = op.attr("kernel_shape")
     window = window_of(op, x.shape[2:], kernel)
     if window is None or min(p for pair in window.pads for p in pair) < 0:
@@ -42,7 +46,8 @@ def lower_pool(lo: Lowering) -> None:
             lo.decline("average over a dilated window")
     _, shape = lo.type()
     x = to_blocked(lo, x, ((0, 0),) * (len(shape) - 2))
-    y = new_blocked(lo, shape, halo_for(lo.op.results[0], shape))
+    value = lo.op.results[0]
+    y = new_blocked(lo, shape, halo_for(value, shape), x.dtype, fill_for(value))
     rows, columns = plane_sizes(x)
     out_rows, out_columns = plane_sizes(y)
     (top, bottom), (left, right) = window.pads
@@ -50,13 +55,13 @@ def lower_pool(lo: Lowering) -> None:
     args += [rows, columns, out_rows, out_columns, *plane_strides(x)[:3], *plane_strides(y)[:3]]
     args += [*window.kernel, *window.strides, *window.dilations, top, left]
     args += [rows + bottom, columns + right]
-    lo.call(Kernel("pool", (mode,)), *args)
+    lo.call(Kernel("pool", (mode, x.dtype.name)), *args)
     lo.set(y)
 
 
 def reduce_planes(lo: Lowering, kind: str, x: Tensor) -> bool:
     """Add a reduction of whole planes of a blocked image; return whether there is a kernel."""
-    if kind not in ("reduce_mean", "reduce_sum", "reduce_max"):
+    if x.dtype is not dtypes.F32 or kind not in ("reduce_mean", "reduce_sum", "reduce_max"):
         return False
     y = lo.result()
     rows, columns = plane_sizes(x)
@@ -82,16 +87,13 @@ class _Clip:
 
 
 @emits("pool")
-def emit_pool(e: Emitter, mode: str) -> None:
+def emit_pool(e: Emitter, mode: str, dtype: str) -> None:
     """Emit pooling; ``mode`` says what becomes of a window."""
     names = e.args(24)
     x, y, count, blocks, rows, columns, out_rows, out_columns = names[:8]
     xn, xc, xr, yn, yc, yr, kr, kc, sr, sc, dr, dc, top, left, end_r, end_c = names[8:]
-    b, type_, size = e.b, e.vec(F32), 4 * e.lanes
-    start = e.const(float("-inf") if mode == _MAX else 0.0, type_)
-    combine: Callable[[Val, Val], Val] = (
-        (lambda p, q: vmath.maximum(e, p, q)) if mode == _MAX else b.fadd
-    )
+    b, type_, size = e.b, e.vec(memory_type(dtype, e.machine)), itemsize(dtype) * e.lanes
+    start, combine = _largest(e, dtype) if mode == _MAX else (e.zero(type_), b.fadd)
     first, last = e.share(b.mul(b.mul(count, blocks), out_rows))
 
     def one(number: Val) -> None:
@@ -131,6 +133,17 @@ def emit_pool(e: Emitter, mode: str) -> None:
         e.each(out_columns, pixel)
 
     e.each(last, one, start=first)
+
+
+def _largest(e: Emitter, dtype: str) -> tuple[Val, Callable[[Val, Val], Val]]:
+    """Return what no element is below, and the larger of two vectors."""
+    type_ = e.vec(memory_type(dtype, e.machine))
+    if dtype == "f32":
+        return e.const(float("-inf"), type_), lambda p, q: vmath.maximum(e, p, q)
+    signed = dtype == "i8"
+    compare = e.b.icmp_signed if signed else e.b.icmp_unsigned
+    least = e.const(-128 if signed else 0, type_)
+    return least, lambda p, q: e.b.select(compare(">", q, p), q, p)
 
 
 @emits("planes")

@@ -34,7 +34,7 @@ class TileSums:
     Args:
         e: the emitter.
         window: the geometry; its padding does not matter here.
-        blocked: whether the input is blocked; else its channels are planes.
+        block: channels of a block of the input; 0 when its channels are planes.
         pixels: of the tile.
         vectors: output blocks of the tile.
         args: addresses of input and weights, number of channels, strides of the input along
@@ -45,37 +45,39 @@ class TileSums:
         self,
         e: Emitter,
         window: Window,
-        blocked: bool,
+        block: int,
         pixels: int,
         vectors: int,
         args: Sequence[Val],
     ) -> None:
         self.e = e
         self.window = window
-        self.blocked = blocked
+        self.block = block
         self.pixels = pixels
         self.vectors = vectors
         self.x, self.w, self.channels, self.xc, self.xr = args
         self.size = 4 * e.lanes
-        self.pixel = self.size if blocked else 4
+        self.pixel = 4 * max(block, 1)
         self.wide = self.size * vectors  # bytes of weights for one input channel of one tap
-        self.tap = self.wide * (e.lanes if blocked else 1)
+        self.tap = self.wide * max(block, 1)
 
     def emit(self) -> list[Val]:
         """Emit the loops; return the sums, pixel by pixel."""
-        e = self.e
-        inputs = e.ceil_div(self.channels, e.lanes) if self.blocked else self.channels
-        zero = [e.zero(e.vec(F32))] * (self.pixels * self.vectors)
+        e, per_block = self.e, max(self.block, 1)
+        inputs = e.ceil_div(self.channels, per_block)
         px, pw = e.ptr(self.x), e.ptr(self.w)
         taps = self.window.kernel[0] * self.window.kernel[1]
 
         def block(c: Val, sums: list[Val]) -> Sequence[Val]:
             source = e.off(px, e.b.mul(c, self.xc))
             weights = e.off(pw, e.b.mul(c, i64(self.tap * taps)))
-            left = e.b.sub(self.channels, e.b.mul(c, i64(e.lanes)))
-            return self._rows(source, weights, e.minimum(left, i64(e.lanes)), sums)
+            left = e.b.sub(self.channels, e.b.mul(c, i64(per_block)))
+            return self._rows(source, weights, e.minimum(left, i64(per_block)), sums)
 
-        return e.loop(inputs, zero, block)
+        return e.loop(inputs, self._start(), block)
+
+    def _start(self) -> list[Val]:
+        return [self.e.zero(self.e.vec(F32))] * (self.pixels * self.vectors)
 
     def _rows(self, source: Val, weights: Val, here: Val, sums: list[Val]) -> Sequence[Val]:
         e, (rows, columns) = self.e, self.window.kernel
@@ -83,7 +85,7 @@ class TileSums:
         def row(r: Val, sums: list[Val]) -> Sequence[Val]:
             line = e.off(source, e.b.mul(r, e.b.mul(self.xr, i64(self.window.dilations[0]))))
             part = e.off(weights, e.b.mul(r, i64(self.tap * columns)))
-            if self.blocked:
+            if self.block > 1:
                 return self._columns(line, part, here, sums)
             for k in range(columns):
                 place = e.off(line, self.pixel * self.window.dilations[1] * k)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lepton_ir.infer import const_array
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -76,7 +78,7 @@ def halo_for(value: Value, shape: Sequence[int]) -> Halo:
     found = [(0, 0)] * rank
     for use in value.uses:
         op = use.op
-        if op.name != "conv" or use.index != 0 or op.operands[1] is None:
+        if op.name not in ("conv", "conv_integer") or use.index != 0 or op.operands[1] is None:
             continue
         kernel = op.operands[1].shape
         if kernel is None or len(kernel) != rank + 2:
@@ -88,3 +90,14 @@ def halo_for(value: Value, shape: Sequence[int]) -> Halo:
             pads = window.pads[2 - rank :]
             found = [(max(a, c), max(b, d)) for (a, b), (c, d) in zip(found, pads, strict=True)]
     return tuple(found)
+
+
+def fill_for(value: Value) -> int:
+    """Return what integer convolutions that read ``value`` want around it: its zero point."""
+    for use in value.uses:
+        op = use.op
+        if op.name == "conv_integer" and use.index == 0 and len(op.operands) > 2:
+            zero = const_array(op.operands[2])
+            if zero is not None and zero.size == 1:
+                return int(zero.reshape(-1)[0])
+    return 0

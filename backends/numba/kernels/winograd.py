@@ -404,7 +404,7 @@ def _product(e: Emitter, tiles: int, vectors: int) -> Val:
             part = b.add(weights, b.mul(start, i64(vectors * size)))
             number = inner.minimum(b.sub(channels, start), i64(CHUNK))
             args = (here, part, number, line, i64(0))
-            sums = TileSums(inner, _ONE, True, tiles, vectors, args).emit()
+            sums = TileSums(inner, _ONE, inner.lanes, tiles, vectors, args).emit()
             places = [(goals[j], size * i) for i in range(tiles) for j in range(vectors)]
 
             def more() -> list[Val]:

@@ -1,0 +1,68 @@
+"""The forms in which integer convolutions read their weights: four bytes to a lane."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_ir.backends.numba.constants import aligned_array
+from lepton_ir.backends.numba.kernels.blocked import blocks_of
+from lepton_ir.backends.numba.kernels.quads import QUAD, quads_of, signed
+
+if TYPE_CHECKING:
+    from lepton_ir.backends.numba.plan import Array
+
+
+def _planes(w: Array) -> Array:
+    """Return signed weights with two axes of a window."""
+    w = signed(w)
+    return w[:, :, None, :] if w.ndim == 3 else w
+
+
+def pack_byte_windows(w: Array, block: int, lanes: int, vectors: int, group: int) -> Array:
+    """Return ``[group, output blocks, input block, window, quad, output, 4]``, zeros filled in.
+
+    Output blocks stand in pairs of ``vectors``; a last single one is narrower, so the result is
+    flat.
+    """
+    w = _planes(w)
+    outputs, channels, rows, columns = w.shape
+    w = w.reshape(group, outputs // group, channels, rows, columns)
+    inputs = blocks_of(channels, block)
+    parts = []
+    for g in range(group):
+        start, left = 0, blocks_of(outputs // group, lanes)
+        while left:
+            width = lanes * min(vectors, left)
+            part = np.zeros((inputs * block, rows, columns, width), np.int8)
+            chosen = w[g, start : start + width]
+            part[:channels, :, :, : len(chosen)] = chosen.transpose(1, 2, 3, 0)
+            part = part.reshape(inputs, block // QUAD, QUAD, rows, columns, width)
+            parts.append(part.transpose(0, 3, 4, 1, 5, 2).reshape(-1))
+            start, left = start + width, left - min(vectors, left)
+    found = aligned_array((sum(p.size for p in parts),), np.int8)
+    np.concatenate(parts, out=found)
+    return found
+
+
+def pack_byte_taps(w: Array, lanes: int) -> Array:
+    """Return ``[block, row, quad of columns, channel, 4]`` of a depthwise window."""
+    w = _planes(w)
+    channels, _, rows, columns = w.shape
+    blocks, quads = blocks_of(channels, lanes), quads_of(columns)
+    whole = np.zeros((blocks * lanes, rows, quads * QUAD), np.int8)
+    whole[:channels, :, :columns] = w[:, 0]
+    found = aligned_array((blocks, rows, quads, lanes, QUAD), np.int8)
+    found[...] = whole.reshape(blocks, lanes, rows, quads, QUAD).transpose(0, 2, 3, 1, 4)
+    return found
+
+
+def start_of_sums(w: Array, zero: int, lanes: int) -> Array:
+    """Return what the zero point takes from each sum, filled up to whole blocks."""
+    w = signed(w)
+    found = aligned_array((blocks_of(len(w), lanes) * lanes,), np.int32)
+    found[:] = 0
+    sums: Array = w.reshape(len(w), -1).sum(1, dtype=np.int64)
+    found[: len(w)] = -zero * sums
+    return found
