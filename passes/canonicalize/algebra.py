@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from lepton_ir.infer import const_array, const_tensor
-from lepton_ir.ir import Op
+from lepton_ir.ir import Op, Value
+from lepton_ir.passes.fuse._match import available, is_centred, norm_before
 from lepton_ir.pattern import Const, Match, P, const, var
 from lepton_ir.rewrite import Rewriter, rewrite
 
@@ -21,6 +22,15 @@ def _is_negative_zero(found: Const) -> bool:
 
 def _is_integer(value: Any) -> bool:
     return value.dtype is not None and value.dtype.is_integer
+
+
+def _in_norm(rw: Rewriter, d: Value | None, *, bias: bool = False) -> bool:
+    """Return whether a norm of ``d`` can only be recognised by the runtime, with all its parts."""
+    if d is None:
+        return False
+    if is_centred(d):
+        return not available(rw, "layer_normalization")
+    return not bias and not available(rw, "rms_normalization")
 
 
 @rewrite("identity", exact=True)
@@ -46,9 +56,14 @@ def drop_dropout(m: Match, rw: Rewriter) -> bool:
 
 @rewrite(P.add(var("x"), const("c", equals=0)), exact=True)
 def add_zero(m: Match, rw: Rewriter) -> bool:
-    """X + 0 => x; bit-exact for integers and for -0.0, up to the sign of zero for +0.0."""
+    """X + 0 => x; bit-exact for integers and for -0.0, up to the sign of zero for +0.0.
+
+    Not the bias of a normalization that the target has no operation for, but runtimes have.
+    """
     if rw.ctx.exact and not _is_integer(m.x) and not _is_negative_zero(m.c):
         return rw.fail("-0.0 + 0.0 is 0.0")
+    if m.c.shape and _in_norm(rw, norm_before(m.x, scaled=True), bias=True):
+        return rw.fail("it is the bias of a normalization, which runtimes look for")
     return rw.replace(m.root, m.x)
 
 
@@ -67,7 +82,12 @@ def sub_zero(m: Match, rw: Rewriter) -> bool:
     exact=True,
 )
 def times_one(m: Match, rw: Rewriter) -> bool:
-    """X * 1, x / 1, x ** 1 => x."""
+    """X * 1, x / 1, x ** 1 => x.
+
+    Not the scale of a normalization that the target has no operation for, but runtimes have.
+    """
+    if m.root.name == "mul" and m.c.shape and _in_norm(rw, norm_before(m.x)):
+        return rw.fail("it is the scale of a normalization, which runtimes look for")
     return rw.replace(m.root, m.x)
 
 

@@ -63,6 +63,51 @@ def ends_gelu(x: Value) -> bool:
     return any(made_by(v, "erf", "tanh") is not None for v in curves)
 
 
+def norm_before(x: Value | None, *, scaled: bool = False) -> Value | None:
+    """Return d where ``x`` is d / sqrt(mean(...) + epsilon), which runtimes recognise as a norm.
+
+    Args:
+        x: where to look, behind a cast, too.
+        scaled: also look behind a product with a constant of one row, the scale of the norm.
+    """
+    cast = made_by(x, "cast")
+    op = made_by(x if cast is None else cast.operands[0], "div", "mul")
+    if op is None:
+        return None
+    d, deviation = op.operands
+    if op.name == "mul":
+        for value, other in ((d, deviation), (deviation, d)):
+            inverse = made_by(other, "reciprocal", "div", "pow")
+            if inverse is None:
+                if scaled and _is_row(other):
+                    return norm_before(value)
+                continue
+            under = inverse if inverse.name == "pow" else made_by(inverse.operands[-1], "sqrt")
+            if under is not None and _is_mean(under.operands[0]):
+                return value
+        return None
+    root = made_by(deviation, "sqrt")
+    return d if root is not None and _is_mean(root.operands[0]) else None
+
+
+def _is_row(value: Value | None) -> bool:
+    tensor = const_tensor(value)
+    return tensor is not None and len(tensor.shape) > 0
+
+
+def _is_mean(value: Value | None) -> bool:
+    """Return whether ``value`` is a mean plus something."""
+    add = made_by(value, "add")
+    return add is not None and any(made_by(v, "reduce_mean") is not None for v in add.operands)
+
+
+def is_centred(value: Value | None) -> bool:
+    """Return whether ``value`` is x - mean(x)."""
+    op = made_by(value, "sub")
+    mean = None if op is None else made_by(op.operands[1], "reduce_mean")
+    return op is not None and mean is not None and mean.operands[0] is op.operands[0]
+
+
 def sole_user(value: Value) -> bool:
     """Return whether exactly one operation reads ``value`` (in one slot or several)."""
     if value.use_count == 1:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lepton_ir import dtypes
-from lepton_ir.passes.fuse._match import available, f32, settle
+from lepton_ir.passes.fuse._match import available, f32, is_centred, settle
 from lepton_ir.passes.fuse.norm import covers, is_one, ones, only_norm, quotients
 from lepton_ir.passes.fuse.ort_common import contrib, is_f32
 from lepton_ir.passes.fuse.reduction import mean_of_squares
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:
-    from lepton_ir.ir import Value
     from lepton_ir.pattern import Match
     from lepton_ir.rewrite import Rewriter
 
@@ -31,7 +30,7 @@ def fuse_simplified_layer_norm(m: Match, rw: Rewriter) -> bool:
             continue
         if available(rw, "rms_normalization") or not contrib(rw, _NAME):
             return False
-        if _is_centred(d):
+        if is_centred(d):
             return rw.fail("x - mean(x) is layer normalization, which the runtime finds itself")
         size = d.shape[-1] if d.shape else None
         if not is_f32(d) or not isinstance(size, int) or size < 1:
@@ -41,20 +40,6 @@ def fuse_simplified_layer_norm(m: Match, rw: Rewriter) -> bool:
         made = rw.build(_NAME, d, ones(rw, [size], dtypes.F32), axis=-1, epsilon=f32(epsilon))
         return settle(rw, m.root, made.result)
     return False
-
-
-def _is_centred(value: Value) -> bool:
-    """Return whether ``value`` is x - reduce_mean(x)."""
-    op = value.op
-    if op is None or op.name != "sub":
-        return False
-    x, mean = op.operands
-    return (
-        mean is not None
-        and mean.op is not None
-        and mean.op.name == "reduce_mean"
-        and mean.op.operands[0] is x
-    )
 
 
 @rewrite("mul")

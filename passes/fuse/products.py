@@ -9,7 +9,14 @@ import numpy as np
 
 from lepton_ir.dims import same_dim, same_dims
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.fuse._match import ends_gelu, made_by, readable, settle, sole_user
+from lepton_ir.passes.fuse._match import (
+    ends_gelu,
+    made_by,
+    norm_before,
+    readable,
+    settle,
+    sole_user,
+)
 from lepton_ir.passes.fuse._weights import (
     Affine,
     Array,
@@ -192,6 +199,8 @@ def affine_before_product(m: Match, rw: Rewriter) -> bool:
         return rw.fail("{}", affine)
     if ends_gelu(x):
         return rw.fail("the factor belongs to a gelu, which runtimes recognise whole")
+    if norm_before(x, scaled=True) is not None:
+        return rw.fail("it belongs to a normalization, which runtimes recognise whole")
     if affine.shifts and product.name == "matmul":
         return rw.fail("a matmul has no bias that could take the summand")
     return affordable(rw, w) and _affine_rows(m, rw, inner, affine)
