@@ -54,25 +54,28 @@ class Candidate(NamedTuple):
     Attributes:
         lower: the function.
         tail: whether it takes elementwise operations behind its own.
+        empty: whether it is asked for tensors without elements too.
     """
 
     lower: Callable[[Lowering], None]
     tail: bool
+    empty: bool
 
 
 def lowers(
-    *names: str, tail: bool = False
+    *names: str, tail: bool = False, empty: bool = False
 ) -> Callable[[Callable[[Lowering], None]], Callable[[Lowering], None]]:
     """Register a lowering for operations; the latest one registered is tried first.
 
     Args:
         names: names of operations.
         tail: whether it takes a group, its operation with elementwise ones behind it.
+        empty: whether it is asked for tensors without elements too.
     """
 
     def register(lower: Callable[[Lowering], None]) -> Callable[[Lowering], None]:
         for name in names:
-            _LOWERINGS.setdefault(name, []).insert(0, Candidate(lower, tail))
+            _LOWERINGS.setdefault(name, []).insert(0, Candidate(lower, tail, empty))
         return lower
 
     return register

@@ -137,7 +137,8 @@ class Planner:
         reason = "no kernel for this operation"
         candidates = [c for c in lowerings(anchor.name) if c.tail or not tail or anchor is op]
         if candidates and self._is_empty(op, anchor):
-            return "an empty tensor"
+            candidates = [c for c in candidates if c.empty]
+            reason = "an empty tensor"
         for candidate in candidates:
             mark = (len(self.segment.steps), len(self._buffers), len(self._hints))
             self._journal.clear()

@@ -35,8 +35,11 @@ def prepare(model: Module | str | os.PathLike[str] | bytes, passes: str = DEFAUL
         passes: pipeline that runs first, ``""`` for none.
     """
     module = clone_module(model) if isinstance(model, Module) else _load(model)
-    steps: Sequence[str] = ["inline", *filter(None, [passes]), "group"]
+    steps: Sequence[str] = ["inline", *filter(None, [passes])]
     api.run_passes(module, ",".join(steps), target="numba")
+    names = _without_kernels(module)
+    apart = f"decompose{{ops={'+'.join(names)}}}," if names else ""
+    api.run_passes(module, f"{apart}group", target="numba")
     return module
 
 
@@ -47,3 +50,17 @@ def _load(model: str | os.PathLike[str] | bytes) -> Module:
     if path.endswith(api.TEXT_SUFFIX) or api.format_of(path) != "onnx":
         return api.load(path)
     return api.load(path, lazy=True)
+
+
+def _without_kernels(module: Module) -> list[str]:
+    """Return the names of composites of floats that no kernel takes as they are."""
+    from lepton_ir.backends.numba.lowering import lowerings
+
+    found = set()
+    for op in module.walk():
+        if op.definition is None or op.definition.decompose is None or lowerings(op.name):
+            continue
+        values = [v for v in (*op.operands[:1], *op.results[:1]) if v is not None]
+        if values and all(v.dtype is not None and v.dtype.is_float for v in values):
+            found.add(op.name)
+    return sorted(found)

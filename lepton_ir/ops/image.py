@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -102,10 +103,14 @@ def _policy_sizes(ctx: InferContext, x: Shape, axes: list[int], sizes: Shape) ->
 
 
 def _axes_plan(
-    x: Array, roi: Array | None, scales: Array | None, sizes: Array | None, attrs: dict[str, Any]
+    shape: Sequence[int],
+    roi: Array | None,
+    scales: Array | None,
+    sizes: Array | None,
+    attrs: dict[str, Any],
 ) -> list[_resample.Axis]:
     """Return what happens along each resized axis."""
-    axes = _resize_axes(attrs["axes"], x.ndim)
+    axes = _resize_axes(attrs["axes"], len(shape))
     scales = None if scales is None or scales.size == 0 else scales
     sizes = None if sizes is None or sizes.size == 0 else sizes
     if (scales is None) == (sizes is None):
@@ -113,8 +118,8 @@ def _axes_plan(
     count = (scales if scales is not None else sizes).size  # type: ignore[union-attr]
     if count != len(axes):
         raise ValueError(f"{count} scales or sizes for {len(axes)} axes")
-    old = [x.shape[a] for a in axes]
-    policy, aspect = attrs["policy"], None
+    old = [shape[a] for a in axes]
+    policy, aspect = attrs["keep_aspect_ratio_policy"], None
     if scales is not None:
         factors = [np.float32(s) for s in scales.reshape(-1)]
         if any(not s > 0 for s in factors):
@@ -132,7 +137,7 @@ def _axes_plan(
             for s, o in zip(out, old, strict=True)
         ]
     plan = []
-    crop = attrs["transform"] == "tf_crop_and_resize"
+    crop = attrs["coordinate_transformation_mode"] == "tf_crop_and_resize"
     if crop and (roi is None or roi.size != 2 * len(axes)):
         raise ValueError(f"tf_crop_and_resize needs a roi of {2 * len(axes)} numbers")
     for i, (axis, o, n, s) in enumerate(zip(axes, old, out, factors, strict=True)):
@@ -143,21 +148,79 @@ def _axes_plan(
     return plan
 
 
-def _check_resize(mode: str, transform: str, nearest_mode: str, policy: str) -> None:
-    for value, allowed in (
-        (mode, ("nearest", "linear", "cubic")),
-        (transform, _resample.TRANSFORMS),
-        (nearest_mode, _resample.NEAREST_MODES),
-        (policy, _POLICIES),
+def _check_resize(attrs: dict[str, Any]) -> None:
+    for name, allowed in (
+        ("mode", ("nearest", "linear", "cubic")),
+        ("coordinate_transformation_mode", _resample.TRANSFORMS),
+        ("nearest_mode", _resample.NEAREST_MODES),
+        ("keep_aspect_ratio_policy", _POLICIES),
     ):
-        if value not in allowed:
-            raise ValueError(f"resize: {value!r} is none of {', '.join(allowed)}")
+        if attrs[name] not in allowed:
+            raise ValueError(f"resize: {attrs[name]!r} is none of {', '.join(allowed)}")
 
 
-def _emptied(x: Array, axis: _resample.Axis) -> Array:
-    if axis.out:
-        raise ValueError("cannot resize an axis of size 0")
-    return x.take(range(0), axis.index)
+@dataclass(frozen=True)
+class Resampling:
+    """What Resize does along one axis.
+
+    Attributes:
+        axis: which axis.
+        out: its new size.
+        indexes: (out, k) elements of the axis.
+        weights: (out, k) their weights; ``None`` when each result is the one element.
+        outside: the results whose position is outside the axis; ``None`` when that plays no role.
+    """
+
+    axis: int
+    out: int
+    indexes: Array
+    weights: Array | None = None
+    outside: Array | None = None
+
+
+def resamplings(
+    shape: Sequence[int],
+    roi: Array | None,
+    scales: Array | None,
+    sizes: Array | None,
+    attrs: dict[str, Any],
+) -> list[Resampling]:
+    """Return what Resize does to a tensor of ``shape``, axis by axis.
+
+    Raises:
+        ValueError: operands or attributes that Resize does not allow.
+    """
+    _check_resize(attrs)
+    window = None if roi is None else widen(roi).reshape(-1)
+    mode, transform = attrs["mode"], attrs["coordinate_transformation_mode"]
+    found = []
+    for axis in _axes_plan(shape, window, scales, sizes, attrs):
+        at = _resample.coordinates(axis, transform)
+        outside = None
+        if transform == "tf_crop_and_resize":
+            outside = (at < 0) | (at > axis.size - 1)
+        elif axis.size == axis.out and axis.scale == 1:
+            continue
+        if 0 in (axis.size, axis.out):
+            if axis.out:
+                raise ValueError("cannot resize an axis of size 0")
+            found.append(Resampling(axis.index, 0, np.zeros((0, 1), np.int64), None, outside))
+        elif mode == "nearest":
+            index = np.clip(_resample.nearest(at, attrs["nearest_mode"]), 0, axis.size - 1)
+            index = index.astype(np.int64)[:, None]
+            found.append(Resampling(axis.index, axis.out, index, None, outside))
+        else:
+            indexes, weights = _resample.taps(
+                at,
+                axis.size,
+                mode=mode,
+                scale=float(axis.scale),
+                antialias=attrs["antialias"],
+                exclude_outside=attrs["exclude_outside"],
+                cubic_a=attrs["cubic_coeff_a"],
+            )
+            found.append(Resampling(axis.index, axis.out, indexes, weights, outside))
+    return found
 
 
 @op("resize(x, roi?, scales?, sizes?)", infer=_infer_resize)
@@ -185,29 +248,25 @@ def resize(
     C2  -rank(x) <= axes < rank(x)
     C3  one scale or size per axis
     """
-    transform, policy = coordinate_transformation_mode, keep_aspect_ratio_policy
-    _check_resize(mode, transform, nearest_mode, policy)
-    window = None if roi is None else widen(roi).reshape(-1)
-    attrs = {"axes": axes, "transform": transform, "policy": policy}
-    plan = _axes_plan(x, window, scales, sizes, attrs)
+    attrs = {
+        "antialias": antialias,
+        "axes": axes,
+        "coordinate_transformation_mode": coordinate_transformation_mode,
+        "cubic_coeff_a": cubic_coeff_a,
+        "exclude_outside": exclude_outside,
+        "keep_aspect_ratio_policy": keep_aspect_ratio_policy,
+        "mode": mode,
+        "nearest_mode": nearest_mode,
+    }
     result = x if mode == "nearest" else widen(x)
-    kernel: dict[str, Any] = {"mode": mode, "antialias": antialias, "cubic_a": cubic_coeff_a}
-    kernel["exclude_outside"] = exclude_outside
     outside: list[tuple[int, Array]] = []
-    for axis in plan:
-        at = _resample.coordinates(axis, transform)
-        if transform == "tf_crop_and_resize":
-            outside.append((axis.index, (at < 0) | (at > axis.size - 1)))
-        elif axis.size == axis.out and axis.scale == 1:
-            continue
-        if 0 in (axis.size, axis.out):
-            result = _emptied(result, axis)
-        elif mode == "nearest":
-            index = np.clip(_resample.nearest(at, nearest_mode), 0, axis.size - 1)
-            result = np.take(result, index.astype(np.int64), axis.index)
+    for r in resamplings(x.shape, roi, scales, sizes, attrs):
+        if r.outside is not None:
+            outside.append((r.axis, r.outside))
+        if r.weights is None:
+            result = np.take(result, r.indexes[:, 0], r.axis)
         else:
-            indexes, weights = _resample.taps(at, axis.size, scale=float(axis.scale), **kernel)
-            result = _resample.apply_taps(result, axis.index, indexes, weights)
+            result = _resample.apply_taps(result, r.axis, r.indexes, r.weights)
     return _extrapolated(result.astype(x.dtype), outside, extrapolation_value)
 
 

@@ -21,6 +21,7 @@ _FAMILIES = (
     "ranges",
     "pixels",
     "integer_conv",
+    "resize",
 )
 
 MODULES: tuple[str, ...] = tuple(f"lepton_ir.backends.numba.kernels.{name}" for name in _FAMILIES)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+from llvmlite import ir
+
+from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen.emitter import (
+    F32,
     I1,
     I8,
     I16,
@@ -12,11 +19,15 @@ from lepton_ir.backends.numba.codegen.emitter import (
     Emitter,
     Val,
     i64,
+    suffix,
 )
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.kernels.views import shifted
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Tensor
+
+if TYPE_CHECKING:
+    from lepton_ir.backends.numba.plan import Array
 
 _SCALARS = {1: I8, 2: I16, 4: I32, 8: I64}
 
@@ -32,8 +43,17 @@ def lower_gather(lo: Lowering) -> None:
         return
     if indices.dtype.name not in ("i64", "i32"):
         lo.decline(f"indices of {indices.dtype}")
-    t, indices = lo.plain(t), lo.plain(indices)
-    y = lo.result()
+    _call(lo, lo.plain(t), axis, lo.plain(indices), lo.result())
+
+
+def call_gather(lo: Lowering, t: Tensor, axis: int, indexes: Array, y: Tensor) -> None:
+    """Copy slices of a plain tensor along ``axis`` to ``y``, by indexes known now."""
+    indexes = indexes.astype(np.int64)
+    ref = lo.constant(("indexes", indexes.tobytes()), lambda: indexes)
+    _call(lo, t, axis, Tensor(dtypes.I64, indexes.shape, ref, (1,)), y)
+
+
+def _call(lo: Lowering, t: Tensor, axis: int, indices: Tensor, y: Tensor) -> None:
     outer, inner = 1, 1
     for size in t.shape[:axis]:
         outer *= size
@@ -54,6 +74,17 @@ def _single(lo: Lowering, t: Tensor, axis: int, index: int, rank: int) -> None:
     shape = t.shape[:axis] + (1,) * rank + t.shape[axis + 1 :]
     strides = t.strides[:axis] + (0,) * rank + t.strides[axis + 1 :]
     lo.set(Tensor(t.dtype, shape, ref, strides))
+
+
+def gather_lanes(e: Emitter, base: Val, indexes: Val, mask: Val) -> Val:
+    """Load the f32 at ``base`` with the index of each lane that ``mask`` sets; others are zero."""
+    lanes = e.lanes
+    wide = e.b.sext(indexes, ir.VectorType(I64, lanes))
+    offsets = e.b.shl(wide, ir.Constant(ir.VectorType(I64, lanes), [2] * lanes))
+    places = e.b.inttoptr(e.b.add(offsets, e.splat(base)), ir.VectorType(ir.PointerType(), lanes))
+    type_ = e.vec(F32)
+    name = f"llvm.masked.gather.{suffix(type_)}.v{lanes}p0"
+    return e.intrinsic(name, type_, [places, ir.Constant(I32, 4), mask, e.zero(type_)])
 
 
 def report(e: Emitter, status: Val, number: Val, index: Val, size: Val) -> None:
