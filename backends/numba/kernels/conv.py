@@ -8,13 +8,13 @@ the tile is stored.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen.emitter import Emitter, Val, i64
-from lepton_ir.backends.numba.codegen.expression import Step
+from lepton_ir.backends.numba.codegen.expression import Expression, Step
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.constants import aligned_array
 from lepton_ir.backends.numba.kernels.blocked import (
@@ -37,17 +37,22 @@ from lepton_ir.backends.numba.kernels.tiles import TileSums, max_pixels, tile_wi
 from lepton_ir.backends.numba.kernels.window import Window, halo_for, window_of
 from lepton_ir.backends.numba.kernels.winograd import call_winograd, pays
 from lepton_ir.backends.numba.lowering import Lowering, lowers
-from lepton_ir.backends.numba.plan import Ref, Tensor
+from lepton_ir.backends.numba.plan import Ref, Tensor, row_major
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lepton_ir.backends.numba.plan import Array
     from lepton_ir.ir import Value
 
-MAX_UNROLLED = 49
-"""Window elements of a depthwise kernel, which are all unrolled."""
-
 FEW_CHANNELS = 4
 """Up to so many input channels, a plain image is read instead of a blocked one."""
+
+VECTORS = 2
+"""Output blocks of a tile."""
+
+MAX_COLUMNS = 256
+"""Products of a pixel with one row of the window that a depthwise kernel unrolls."""
 
 # -- lowering --------------------------------------------------------------------------------------
 
@@ -63,34 +68,67 @@ def lower_conv(lo: Lowering) -> None:
         lo.decline("more than two axes")
     if min(p for pair in window.pads for p in pair) < 0:
         lo.decline("negative padding")
-    group = lo.anchor.attr("group")
-    channels, outputs = x.shape[1], weights.shape[0]
-    block = lo.machine.lanes
-    expression, operands = _translate(lo)
-    if group == channels == outputs and group > 1:
-        if window.kernel[0] * window.kernel[1] > MAX_UNROLLED:
-            lo.decline("a large depthwise window")
-        _Conv(lo, window, expression, operands).depthwise(x)
+    lo.set(convolve(lo, x, window, weights.shape[0], lo.type()[1]))
+
+
+def convolve(
+    lo: Lowering, x: Tensor, window: Window, outputs: int, shape: tuple[int, ...]
+) -> Tensor:
+    """Add the kernels of a convolution; return its result, blocked or plain.
+
+    Args:
+        lo: the operation; its second operand are the weights, whose window may have more axes than
+            ``window`` when the first ones stand among the channels of ``x``.
+        x: the image, over one or two axes.
+        window: the geometry.
+        outputs: number of output channels.
+        shape: of the result.
+    """
+    group, channels, block = lo.anchor.attr("group"), x.shape[1], lo.machine.lanes
+    here, there = channels // group, outputs // group
+    expression, operands = translate_tail(lo)
+    narrow = window.kernel[1] * here <= MAX_COLUMNS
+    if group > 1 and here == there and block % here == 0 and narrow:
+        conv = Convolution(lo, window, shape, expression, operands)
+        conv.depthwise(x, here)
     elif group == 1 and channels <= FEW_CHANNELS:
-        _Conv(lo, window, expression, operands).plain(x)
-    elif group == 1 and pays(window, lo.machine, x, lo.type()[1]):
-        _Conv(lo, window, expression, operands).winograd(x)
-    elif group == 1 or not (channels // group % block or outputs // group % block):
-        _Conv(lo, window, expression, operands).direct(x, group)
+        conv = Convolution(lo, window, shape, expression, operands)
+        conv.plain(x)
+    elif group == 1 and pays(window, lo.machine, x, shape):
+        conv = Convolution(lo, window, shape, expression, operands)
+        conv.winograd(x)
+    elif group == 1 or not (here % block or there % block):
+        conv = Convolution(lo, window, shape, expression, operands)
+        conv.direct(x, group)
     else:
-        lo.decline("groups that are no whole blocks of channels")
+        return _split_groups(lo, x, window, shape, group)
+    return conv.y
+
+
+def _split_groups(
+    lo: Lowering, x: Tensor, window: Window, shape: tuple[int, ...], group: int
+) -> Tensor:
+    """Convolve groups that are no whole blocks of channels as images of their own."""
+    expression, operands = translate_tail(lo)
+    parts = (shape[0] * group, shape[1] // group, *shape[2:])
+    conv = Convolution(lo, window, parts, expression, operands, group)
+    x = lo.plain(x)
+    split = (x.shape[0] * group, x.shape[1] // group, *x.shape[2:])
+    conv.direct(Tensor(x.dtype, split, x.ref, row_major(split)), group)
+    y = lo.plain(conv.y)
+    return Tensor(y.dtype, shape, y.ref, row_major(shape))
 
 
 @dataclass(frozen=True)
-class _Operand:
+class Operand:
     """An operand of the epilogue: a tensor, or the bias, which runs along the channels."""
 
     value: Value
     is_bias: bool
 
 
-def _translate(lo: Lowering) -> tuple[Any, list[_Operand]]:
-    """Translate the tail, the bias in front of it."""
+def translate_tail(lo: Lowering) -> tuple[Expression, list[Operand]]:
+    """Translate the tail of a convolution, the bias in front of it."""
     translation = Translation(lo)
     anchor = lo.anchor.results[0]
     number = translation.input(anchor, "f32")
@@ -103,31 +141,51 @@ def _translate(lo: Lowering) -> tuple[Any, list[_Operand]]:
         number = translation.add(op)
     if any(t != "f32" for t in translation.inputs):
         lo.decline("operands of an epilogue that are not f32")
-    leaves = [_Operand(v, v is bias) for v in translation.leaves[1:]]
+    leaves = [Operand(v, v is bias) for v in translation.leaves[1:]]
     expression = translation.finish([number])
     if expression.output_types[0] != "f32":
         lo.decline("a result that is not f32")
     return expression, leaves
 
 
-class _Conv:
-    """One convolution being lowered."""
+class Convolution:
+    """One convolution being lowered.
+
+    Args:
+        lo: the operation.
+        window: its geometry.
+        shape: of the result.
+        expression: the epilogue.
+        operands: of the epilogue.
+        images: groups that are images of their own in ``shape``.
+
+    Attributes:
+        y: the result, blocked.
+    """
 
     def __init__(
-        self, lo: Lowering, window: Window, expression: Any, operands: list[_Operand]
+        self,
+        lo: Lowering,
+        window: Window,
+        shape: tuple[int, ...],
+        expression: Expression,
+        operands: Sequence[Operand],
+        images: int = 1,
     ) -> None:
         self.lo = lo
         self.window = window
-        _, shape = lo.type()
         self.shape = shape
+        self.images = images
         self.rank = len(shape) - 2
         self.halo: Halo = window.pads[2 - self.rank :]
         found = [self._operand(o) for o in operands]
         self.epilogue = Epilogue(expression, "".join(mode for mode, _, _ in found))
         self.operands = found
-        self.y = new_blocked(lo, shape, halo_for(lo.op.results[0], shape))
+        result = lo.op.results[0]
+        wanted = halo_for(result, shape) if shape == lo.type()[1] else ((0, 0),) * self.rank
+        self.y = new_blocked(lo, shape, wanted)
 
-    def _operand(self, operand: _Operand) -> tuple[str, Ref, tuple[int, int, int, int]]:
+    def _operand(self, operand: Operand) -> tuple[str, Ref, tuple[int, int, int, int]]:
         """Return an operand's mode, address and strides (N, C/block, rows, columns).
 
         Modes: ``c`` one value a channel, ``f`` one a pixel and channel, ``s`` one for all.
@@ -135,10 +193,12 @@ class _Conv:
         lo, block = self.lo, self.lo.machine.lanes
         channels = self.shape[1]
         if operand.is_bias:
-            return "c", self._channels(operand.value, channels), (0, 4 * block, 0, 0)
+            return "c", self._channels(operand.value), (0, 4 * block, 0, 0)
         t = lo.tensor(operand.value)
         if t.size == 1:
             return "s", t.ref, (0, 0, 0, 0)
+        if self.shape != lo.type()[1]:
+            lo.decline("operands of an epilogue over rearranged images")
         if t.shape == self.shape:
             t = to_blocked(lo, t, ((0, 0),) * self.rank)
             return "f", t.ref, plane_strides(t)
@@ -146,28 +206,30 @@ class _Conv:
         if shape[1] != channels or any(n != 1 for n in shape[2:]) or t.blocked is not None:
             lo.decline("an operand of the epilogue that is broadcast in another way")
         if shape[0] == 1:
-            return "c", self._channels(operand.value, channels), (0, 4 * block, 0, 0)
+            return "c", self._channels(operand.value), (0, 4 * block, 0, 0)
         if channels % block:
             lo.decline("an operand of the epilogue whose channels fill no blocks")
         t = lo.plain(t)
         return "c", t.ref, (4 * channels, 4 * block, 0, 0)
 
-    def _channels(self, value: Value, channels: int) -> Ref:
+    def _channels(self, value: Value) -> Ref:
         """Return where one value a channel lies, filled up to whole blocks."""
-        block = self.lo.machine.lanes
+        channels, images, block = self.shape[1], self.images, self.lo.machine.lanes
 
         def pad(data: Array) -> Array:
-            found = aligned_array((blocks_of(channels, block) * block,), np.float32)
+            found = aligned_array((images, blocks_of(channels, block) * block), np.float32)
             found[:] = 0
-            found[:channels] = data.reshape(-1)
+            found[:, :channels] = data.reshape(images, -1)
             return found
 
-        packed = self.lo.packed_value(value, ("channels", block), pad)
+        packed = self.lo.packed_value(value, ("channels", block, images), pad)
         if packed is not None:
             return packed
         t = self.lo.plain(self.lo.tensor(value))
-        if channels % block and t.ref.buffer.slot >= 0:
+        if channels % block and (images > 1 or t.ref.buffer.slot >= 0):
             # Nothing may be read behind an array that is not ours.
+            if images > 1:
+                self.lo.decline("a bias of groups that is not constant")
             from lepton_ir.backends.numba.kernels.copy import copy_tensor
 
             t = copy_tensor(self.lo, t)
@@ -175,27 +237,27 @@ class _Conv:
 
     def direct(self, x: Tensor, group: int) -> None:
         """Add the kernel for whole blocks of input channels."""
-        lo, block, vectors = self.lo, self.lo.machine.lanes, 2
-        x = to_blocked(lo, x, self.halo)
-        channels, outputs = x.shape[1] // group, self.shape[1] // group
+        block, vectors = self.lo.machine.lanes, VECTORS
 
         def pack(w: Array) -> Array:
             return pack_direct(w, block, vectors, group)
 
-        weights = lo.packed(1, ("conv", block, vectors, group), pack)
+        weights = self.lo.packed(1, ("conv", block, vectors, group), pack)
         assert weights is not None
-        blocks = blocks_of(outputs, block)
-        tiles = tile_widths(self.shape[-1], max_pixels(lo.machine, vectors))
-        widths = tuple(sorted({2 if blocks > 1 else 1, 1 if blocks % 2 else 2}, reverse=True))
-        config = Direct(self.window, tuple(w for w, _ in tiles), widths, blocked=True)
-        self._call(config, x, weights, channels, outputs, group, tiles)
+        self.direct_with(x, group, weights)
+
+    def direct_with(self, x: Tensor, group: int, weights: Ref) -> None:
+        """Like :meth:`direct`, with weights that are packed already."""
+        x = to_blocked(self.lo, x, self.halo)
+        split = group // self.images
+        channels, outputs = x.shape[1] // split, self.shape[1] // split
+        self._call(True, x, weights, channels, outputs, group)
 
     def winograd(self, x: Tensor) -> None:
         """Add the kernel for windows of 3 by 3 that works in transformed tiles."""
         x = to_blocked(self.lo, x, self.halo)
         start = self._first_pixel(x, plane_strides(x))
         call_winograd(self.lo, x, start, self.y, self.epilogue, self.operands)
-        self.lo.set(self.y)
 
     def _first_pixel(self, x: Tensor, strides: tuple[int, ...]) -> Ref:
         """Return the address of the first pixel of the padding."""
@@ -204,20 +266,15 @@ class _Conv:
 
     def plain(self, x: Tensor) -> None:
         """Add the kernel for few input channels, which lie as whole planes."""
-        lo, block, vectors = self.lo, self.lo.machine.lanes, 2
+        block, vectors = self.lo.machine.lanes, VECTORS
         x = self._padded(x)
 
         def pack(w: Array) -> Array:
             return pack_plain(w, block, vectors)
 
-        weights = lo.packed(1, ("plain", block, vectors), pack)
+        weights = self.lo.packed(1, ("plain", block, vectors), pack)
         assert weights is not None
-        outputs = self.shape[1]
-        blocks = blocks_of(outputs, block)
-        tiles = tile_widths(self.shape[-1], max_pixels(lo.machine, vectors))
-        widths = tuple(sorted({2 if blocks > 1 else 1, 1 if blocks % 2 else 2}, reverse=True))
-        config = Direct(self.window, tuple(w for w, _ in tiles), widths, blocked=False)
-        self._call(config, x, weights, x.shape[1], outputs, 1, tiles)
+        self._call(False, x, weights, x.shape[1], self.shape[1], 1)
 
     def _padded(self, x: Tensor) -> Tensor:
         """Return a plain image with zeros around it, its address that of the first pixel."""
@@ -236,38 +293,39 @@ class _Conv:
         return inside
 
     def _call(
-        self,
-        config: Direct,
-        x: Tensor,
-        weights: Ref,
-        channels: int,
-        outputs: int,
-        group: int,
-        tiles: list[tuple[int, int]],
+        self, blocked: bool, x: Tensor, weights: Ref, channels: int, outputs: int, group: int
     ) -> None:
         lo, block = self.lo, self.lo.machine.lanes
         rows = plane_sizes(self.y)[0]
-        if config.blocked:
+        if blocked:
             strides = plane_strides(x)
         else:
             n, c, *spatial = (4 * s for s in x.strides)
             row, column = (0, spatial[0]) if len(spatial) == 1 else spatial
             strides = (n, c, row, column)
         blocks = blocks_of(outputs, block)
+        tiles = tile_widths(self.shape[-1], max_pixels(lo.machine, VECTORS))
+        widths = {min(VECTORS, blocks), 1 if blocks % VECTORS else VECTORS}
+        vectors = tuple(sorted(widths, reverse=True))
+        config = Direct(self.window, tuple(w for w, _ in tiles), vectors, blocked)
         args: list[int | Ref] = [self._first_pixel(x, strides), weights, self.y.ref]
-        args += [channels, blocks, rows, self.shape[0], group]
-        args += [*strides[:3], *plane_strides(self.y)[:3]]
+        args += [channels, blocks, rows, self.shape[0] // self.images, group]
+        (xn, xc, xr), (yn, yc, yr) = strides[:3], plane_strides(self.y)[:3]
+        args += [xn * self.images, xc, xr, yn * self.images, yc, yr]
         args += [count for _, count in tiles]
         for _mode, ref, s in self.operands:
             args += [ref, *s[:3]]
         lo.call(Kernel("conv", (config, self.epilogue)), *args)
-        lo.set(self.y)
 
-    def depthwise(self, x: Tensor) -> None:
-        """Add the kernel for one input channel an output channel."""
+    def depthwise(self, x: Tensor, width: int) -> None:
+        """Add the kernel for groups of ``width`` input and output channels."""
         lo, block = self.lo, self.lo.machine.lanes
         x = to_blocked(lo, x, self.halo)
-        weights = lo.packed(1, ("depthwise", block), lambda w: pack_depthwise(w, block))
+
+        def pack(w: Array) -> Array:
+            return pack_depthwise(w, block, width)
+
+        weights = lo.packed(1, ("depthwise", block, width), pack)
         assert weights is not None
         limit = 8 if lo.machine.registers >= 32 else 4
         tiles = tile_widths(self.shape[-1], limit)
@@ -280,8 +338,7 @@ class _Conv:
         for _mode, ref, s in self.operands:
             args += [ref, *s[:3]]
         widths = tuple(w for w, _ in tiles)
-        lo.call(Kernel("depthwise", (self.window, widths, self.epilogue)), *args)
-        lo.set(self.y)
+        lo.call(Kernel("depthwise", (self.window, width, widths, self.epilogue)), *args)
 
 
 # -- kernels ---------------------------------------------------------------------------------------

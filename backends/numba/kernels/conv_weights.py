@@ -51,20 +51,23 @@ def pack_plain(w: Array, block: int, vectors: int) -> Array:
     return _joined(parts)
 
 
-def pack_depthwise(w: Array, block: int) -> Array:
-    """Return ``[block, window, channel]``, zeros filled in."""
+def pack_depthwise(w: Array, block: int, width: int) -> Array:
+    """Return ``[block, window, input of the group, channel]``, zeros filled in."""
     w = _window_axes(w)
     channels, _, rows, columns = w.shape
-    found = aligned_array((blocks_of(channels, block), rows, columns, block), np.float32)
+    found = aligned_array((blocks_of(channels, block), rows, columns, width, block), np.float32)
     found[:] = 0
     for start in range(0, channels, block):
-        part = w[start : start + block, 0].transpose(1, 2, 0)
-        found[start // block, :, :, : part.shape[-1]] = part
+        part = w[start : start + block].transpose(2, 3, 1, 0)
+        found[start // block, ..., : part.shape[-1]] = part
     return found
 
 
 def _window_axes(w: Array) -> Array:
-    return w[:, :, None, :] if w.ndim == 3 else w
+    """Return weights with a window of two axes; the first ones of more join the channels."""
+    if w.ndim == 3:
+        return w[:, :, None, :]
+    return w.reshape(len(w), -1, *w.shape[-2:])
 
 
 def _joined(parts: list[Array]) -> Array:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
+from llvmlite import ir
+
+from lepton_ir.backends.numba.codegen.emitter import F32, I32, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.library import emits
 from lepton_ir.backends.numba.kernels.elementwise import itemsize
 from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lepton_ir.backends.numba.kernels.window import Window
+
+
+MAX_UNROLLED = 49
+"""Products of a pixel that are all unrolled; larger windows are walked row by row."""
 
 
 def store_tile(
@@ -123,15 +129,17 @@ class TiledRow:
 
 
 @emits("depthwise")
-def emit_depthwise(e: Emitter, window: Window, tiles: tuple[int, ...], epilogue: Epilogue) -> None:
-    """Emit a convolution of each channel with its own window."""
+def emit_depthwise(
+    e: Emitter, window: Window, width: int, tiles: tuple[int, ...], epilogue: Epilogue
+) -> None:
+    """Emit a convolution of groups of ``width`` channels, whole groups in each block."""
     fixed = 12 + len(tiles)
     args = e.args(fixed + 4 * len(epilogue.modes))
     x, w, y, blocks, rows, count, xn, xc, xr, yn, yc, yr = args[:12]
     operands = [args[fixed + 4 * i : fixed + 4 * i + 4] for i in range(len(epilogue.modes))]
     b, size = e.b, 4 * e.lanes
-    taps = window.kernel[0] * window.kernel[1]
-    functions = [_depthwise_tile(e, window, epilogue, p) for p in tiles]
+    taps = window.kernel[0] * window.kernel[1] * width
+    functions = [_depthwise_tile(e, window, width, epilogue, p) for p in tiles]
     tiled = TiledRow(e, tiles, args[12:fixed], size * window.strides[1], epilogue)
     first, last = e.share(b.mul(b.mul(count, blocks), rows))
     step = b.mul(xr, i64(window.strides[0]))
@@ -148,24 +156,56 @@ def emit_depthwise(e: Emitter, window: Window, tiles: tuple[int, ...], epilogue:
     e.each(last, item, start=first)
 
 
-def _depthwise_tile(e: Emitter, window: Window, epilogue: Epilogue, pixels: int) -> Val:
+def _depthwise_tile(e: Emitter, window: Window, width: int, epilogue: Epilogue, pixels: int) -> Val:
     """Emit the function of one tile: input, weights, output, row stride, operands."""
 
     def body(inner: Emitter, args: list[Val]) -> None:
-        b, type_, size = inner.b, inner.vec(F32), 4 * inner.lanes
+        b, size = inner.b, 4 * inner.lanes
         x, w, y, xr = args[:4]
         px, pw = inner.ptr(x), inner.ptr(w)
-        sums = [inner.zero(type_)] * pixels
-        for r in range(window.kernel[0]):
-            line = inner.off(px, b.mul(xr, i64(r * window.dilations[0])))
-            loaded: dict[int, Val] = {}
-            for k in range(window.kernel[1]):
-                tap = inner.load(pw, type_, size * (r * window.kernel[1] + k))
-                for i in range(pixels):
-                    column = i * window.strides[1] + k * window.dilations[1]
-                    if column not in loaded:
-                        loaded[column] = inner.load(line, type_, size * column)
-                    sums[i] = inner.fma(loaded[column], tap, sums[i])
+        step = b.mul(xr, i64(window.dilations[0]))
+        row_bytes = size * width * window.kernel[1]
+
+        def row(r: Val, sums: list[Val]) -> list[Val]:
+            line = inner.off(px, b.mul(step, r))
+            taps = inner.off(pw, b.mul(r, i64(row_bytes)))
+            return _depthwise_row(inner, window, width, line, taps, sums)
+
+        sums = [inner.zero(inner.vec(F32))] * pixels
+        if window.kernel[0] * window.kernel[1] * width > MAX_UNROLLED:
+            sums = inner.loop(i64(window.kernel[0]), sums, row)
+        else:
+            for r in range(window.kernel[0]):
+                sums = row(i64(r), sums)
         store_tile(inner, epilogue, pixels, 1, sums, y, i64(0), args[4:])
 
     return e.subroutine(f"tile{pixels}", 4 + 2 * len(epilogue.modes), body)
+
+
+def _depthwise_row(
+    e: Emitter, window: Window, width: int, line: Val, taps: Val, sums: list[Val]
+) -> list[Val]:
+    """Add the products of one row of the window."""
+    type_, size = e.vec(F32), 4 * e.lanes
+    loaded: dict[int, Val] = {}
+    sums = list(sums)
+    for source in range(width):
+        spread: dict[int, Val] = {}
+        for k in range(window.kernel[1]):
+            tap = e.load(taps, type_, size * (k * width + source))
+            for i in range(len(sums)):
+                column = i * window.strides[1] + k * window.dilations[1]
+                if column not in loaded:
+                    loaded[column] = e.load(line, type_, size * column)
+                if column not in spread:
+                    spread[column] = _of_group(e, loaded[column], width, source)
+                sums[i] = e.fma(spread[column], tap, sums[i])
+    return sums
+
+
+def _of_group(e: Emitter, value: Val, width: int, source: int) -> Val:
+    """Return in each lane channel ``source`` of the lane's group."""
+    if width == 1:
+        return value
+    lanes = [lane // width * width + source for lane in range(e.lanes)]
+    return e.b.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, e.lanes), lanes))
