@@ -30,7 +30,7 @@ from lepton_ir.backends.numba.kernels.conv_weights import (
     pack_direct,
     pack_plain,
 )
-from lepton_ir.backends.numba.kernels.depthwise import TiledRow, moved, store_tile
+from lepton_ir.backends.numba.kernels.depthwise import Depthwise, TiledRow, moved, store_tile
 from lepton_ir.backends.numba.kernels.elementwise import Translation
 from lepton_ir.backends.numba.kernels.epilogue import Epilogue
 from lepton_ir.backends.numba.kernels.tiles import TileSums, max_pixels, tile_widths
@@ -88,9 +88,9 @@ def convolve(
     here, there = channels // group, outputs // group
     expression, operands = translate_tail(lo)
     narrow = window.kernel[1] * here <= MAX_COLUMNS
-    if group > 1 and here == there and block % here == 0 and narrow:
+    if group > 1 and there % here == 0 and block % there == 0 and narrow:
         conv = Convolution(lo, window, shape, expression, operands)
-        conv.depthwise(x, here)
+        conv.depthwise(x, here, there // here)
     elif group == 1 and channels <= FEW_CHANNELS:
         conv = Convolution(lo, window, shape, expression, operands)
         conv.plain(x)
@@ -317,28 +317,28 @@ class Convolution:
             args += [ref, *s[:3]]
         lo.call(Kernel("conv", (config, self.epilogue)), *args)
 
-    def depthwise(self, x: Tensor, width: int) -> None:
-        """Add the kernel for groups of ``width`` input and output channels."""
+    def depthwise(self, x: Tensor, inputs: int, multiplier: int) -> None:
+        """Add the kernel for groups of so many inputs, with so many outputs for each of them."""
         lo, block = self.lo, self.lo.machine.lanes
         x = to_blocked(lo, x, self.halo)
 
         def pack(w: Array) -> Array:
-            return pack_depthwise(w, block, width)
+            return pack_depthwise(w, block)
 
-        weights = lo.packed(1, ("depthwise", block, width), pack)
+        weights = lo.packed(1, ("depthwise", block), pack)
         assert weights is not None
         limit = 8 if lo.machine.registers >= 32 else 4
         tiles = tile_widths(self.shape[-1], limit)
         strides = plane_strides(x)
         rows = plane_sizes(self.y)[0]
         args: list[int | Ref] = [self._first_pixel(x, strides), weights, self.y.ref]
-        args += [blocks_of(x.shape[1], block), rows, self.shape[0]]
+        args += [blocks_of(self.shape[1], block), rows, self.shape[0]]
         args += [*strides[:3], *plane_strides(self.y)[:3]]
         args += [count for _, count in tiles]
         for _mode, ref, s in self.operands:
             args += [ref, *s[:3]]
-        widths = tuple(w for w, _ in tiles)
-        lo.call(Kernel("depthwise", (self.window, width, widths, self.epilogue)), *args)
+        config = Depthwise(self.window, inputs, multiplier, tuple(w for w, _ in tiles))
+        lo.call(Kernel("depthwise", (config, self.epilogue)), *args)
 
 
 # -- kernels ---------------------------------------------------------------------------------------

@@ -51,13 +51,13 @@ def pack_plain(w: Array, block: int, vectors: int) -> Array:
     return _joined(parts)
 
 
-def pack_depthwise(w: Array, block: int, width: int) -> Array:
-    """Return ``[block, window, input of the group, channel]``, zeros filled in."""
+def pack_depthwise(w: Array, block: int) -> Array:
+    """Return ``[output block, window, input of the group, output]``, zeros filled in."""
     w = _window_axes(w)
-    channels, _, rows, columns = w.shape
-    found = aligned_array((blocks_of(channels, block), rows, columns, width, block), np.float32)
+    outputs, inputs, rows, columns = w.shape
+    found = aligned_array((blocks_of(outputs, block), rows, columns, inputs, block), np.float32)
     found[:] = 0
-    for start in range(0, channels, block):
+    for start in range(0, outputs, block):
         part = w[start : start + block].transpose(2, 3, 1, 0)
         found[start // block, ..., : part.shape[-1]] = part
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llvmlite import ir
@@ -128,18 +129,34 @@ class TiledRow:
             start = b.add(start, b.mul(number, i64(pixels)))
 
 
+@dataclass(frozen=True)
+class Depthwise:
+    """What a depthwise kernel is specialised for.
+
+    Attributes:
+        window: the geometry; its padding does not matter here.
+        inputs: input channels of a group.
+        multiplier: output channels for each of them; whole groups stand in a block of outputs.
+        tiles: pixels of its tiles.
+    """
+
+    window: Window
+    inputs: int
+    multiplier: int
+    tiles: tuple[int, ...]
+
+
 @emits("depthwise")
-def emit_depthwise(
-    e: Emitter, window: Window, width: int, tiles: tuple[int, ...], epilogue: Epilogue
-) -> None:
-    """Emit a convolution of groups of ``width`` channels, whole groups in each block."""
+def emit_depthwise(e: Emitter, config: Depthwise, epilogue: Epilogue) -> None:
+    """Emit a convolution of small groups of channels."""
+    tiles, window = config.tiles, config.window
     fixed = 12 + len(tiles)
     args = e.args(fixed + 4 * len(epilogue.modes))
     x, w, y, blocks, rows, count, xn, xc, xr, yn, yc, yr = args[:12]
     operands = [args[fixed + 4 * i : fixed + 4 * i + 4] for i in range(len(epilogue.modes))]
     b, size = e.b, 4 * e.lanes
-    taps = window.kernel[0] * window.kernel[1] * width
-    functions = [_depthwise_tile(e, window, width, epilogue, p) for p in tiles]
+    taps = window.kernel[0] * window.kernel[1] * config.inputs
+    functions = [_depthwise_tile(e, config, epilogue, p) for p in tiles]
     tiled = TiledRow(e, tiles, args[12:fixed], size * window.strides[1], epilogue)
     first, last = e.share(b.mul(b.mul(count, blocks), rows))
     step = b.mul(xr, i64(window.strides[0]))
@@ -148,7 +165,9 @@ def emit_depthwise(
         rest, row = e.divmod(number, rows)
         n, block = e.divmod(rest, blocks)
         at = (n, block, row)
-        source = moved(e, x, (xn, xc, step), at)
+        before, part = e.divmod(block, i64(config.multiplier))
+        source = moved(e, x, (xn, xc, step), (n, before, row))
+        source = b.add(source, b.mul(part, i64(size // config.multiplier)))
         weights = b.add(w, b.mul(block, i64(size * taps)))
         extra = [(moved(e, o[0], o[1:], at), o[2]) for o in operands]
         tiled.emit(functions, source, weights, moved(e, y, (yn, yc, yr), at), [xr], extra)
@@ -156,23 +175,24 @@ def emit_depthwise(
     e.each(last, item, start=first)
 
 
-def _depthwise_tile(e: Emitter, window: Window, width: int, epilogue: Epilogue, pixels: int) -> Val:
+def _depthwise_tile(e: Emitter, config: Depthwise, epilogue: Epilogue, pixels: int) -> Val:
     """Emit the function of one tile: input, weights, output, row stride, operands."""
+    window = config.window
 
     def body(inner: Emitter, args: list[Val]) -> None:
         b, size = inner.b, 4 * inner.lanes
         x, w, y, xr = args[:4]
         px, pw = inner.ptr(x), inner.ptr(w)
         step = b.mul(xr, i64(window.dilations[0]))
-        row_bytes = size * width * window.kernel[1]
+        row_bytes = size * config.inputs * window.kernel[1]
 
         def row(r: Val, sums: list[Val]) -> list[Val]:
             line = inner.off(px, b.mul(step, r))
             taps = inner.off(pw, b.mul(r, i64(row_bytes)))
-            return _depthwise_row(inner, window, width, line, taps, sums)
+            return _depthwise_row(inner, config, line, taps, sums)
 
         sums = [inner.zero(inner.vec(F32))] * pixels
-        if window.kernel[0] * window.kernel[1] * width > MAX_UNROLLED:
+        if window.kernel[0] * window.kernel[1] * config.inputs > MAX_UNROLLED:
             sums = inner.loop(i64(window.kernel[0]), sums, row)
         else:
             for r in range(window.kernel[0]):
@@ -183,29 +203,33 @@ def _depthwise_tile(e: Emitter, window: Window, width: int, epilogue: Epilogue, 
 
 
 def _depthwise_row(
-    e: Emitter, window: Window, width: int, line: Val, taps: Val, sums: list[Val]
+    e: Emitter, config: Depthwise, line: Val, taps: Val, sums: list[Val]
 ) -> list[Val]:
     """Add the products of one row of the window."""
-    type_, size = e.vec(F32), 4 * e.lanes
+    size, window = 4 * e.lanes, config.window
+    read = e.vec(F32, e.lanes // config.multiplier)
     loaded: dict[int, Val] = {}
     sums = list(sums)
-    for source in range(width):
+    for source in range(config.inputs):
         spread: dict[int, Val] = {}
         for k in range(window.kernel[1]):
-            tap = e.load(taps, type_, size * (k * width + source))
+            tap = e.load(taps, e.vec(F32), size * (k * config.inputs + source))
             for i in range(len(sums)):
                 column = i * window.strides[1] + k * window.dilations[1]
                 if column not in loaded:
-                    loaded[column] = e.load(line, type_, size * column)
+                    loaded[column] = e.load(line, read, size * column)
                 if column not in spread:
-                    spread[column] = _of_group(e, loaded[column], width, source)
+                    spread[column] = _of_group(e, loaded[column], config, source)
                 sums[i] = e.fma(spread[column], tap, sums[i])
     return sums
 
 
-def _of_group(e: Emitter, value: Val, width: int, source: int) -> Val:
-    """Return in each lane channel ``source`` of the lane's group."""
-    if width == 1:
+def _of_group(e: Emitter, value: Val, config: Depthwise, source: int) -> Val:
+    """Return in each lane of the outputs channel ``source`` of the lane's group."""
+    if config.inputs == config.multiplier == 1:
         return value
-    lanes = [lane // width * width + source for lane in range(e.lanes)]
+    outputs = config.inputs * config.multiplier
+    if config.multiplier == e.lanes:
+        return e.splat(value)
+    lanes = [lane // outputs * config.inputs + source for lane in range(e.lanes)]
     return e.b.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, e.lanes), lanes))
