@@ -86,8 +86,7 @@ def _resize_blocked(lo: Lowering, x: Tensor, axes: Sequence[Resampling]) -> None
         if found is None:
             every = np.arange(count, dtype=np.int64)[:, None]
             found = Resampling(axis, count, every, np.ones((count, 1)))
-        offsets = found.indexes * stride
-        args.append(lo.constant(("offsets", offsets.tobytes()), lambda o=offsets: o.copy()))
+        args.append(_table(lo, "offsets", found.indexes * stride))
         args.append(_weights(lo, found) if weighed else 0)
         taps.append(found.indexes.shape[1])
     sizes = (shape[0], blocks_of(shape[1], lo.machine.lanes), rows, columns)
@@ -99,8 +98,11 @@ def _resize_blocked(lo: Lowering, x: Tensor, axes: Sequence[Resampling]) -> None
 
 def _weights(lo: Lowering, axis: Resampling) -> Ref:
     assert axis.weights is not None
-    weights = axis.weights.astype(np.float32)
-    return lo.constant(("weights", weights.shape, weights.tobytes()), lambda: weights)
+    return _table(lo, "weights", axis.weights.astype(np.float32))
+
+
+def _table(lo: Lowering, name: str, table: Array) -> Ref:
+    return lo.constant((name, table.tobytes()), lambda: table)
 
 
 @emits("resize_planes")
@@ -184,7 +186,7 @@ def _weigh_axis(lo: Lowering, x: Tensor, a: Resampling, y: Tensor) -> None:
     size = x.shape[a.axis]
     if inner >= lo.machine.lanes:
         offsets = 4 * inner * indexes
-        places = lo.constant(("offsets", offsets.tobytes()), lambda: offsets.copy())
+        places = _table(lo, "offsets", offsets)
         args = (places, _weights(lo, a), outer, a.out, inner, 4 * size * inner, indexes.shape[1])
         lo.call(Kernel("weigh_slices"), x.ref, y.ref, *args)
         return
@@ -193,8 +195,7 @@ def _weigh_axis(lo: Lowering, x: Tensor, a: Resampling, y: Tensor) -> None:
     lane = (indexes[:, None, :] * inner + np.arange(inner)[None, :, None]).reshape(-1, taps)
     table = _columns(lane.astype(np.int32), lo.machine.lanes)
     factors = _columns(np.repeat(weights, inner, 0).astype(np.float32), lo.machine.lanes)
-    places = lo.constant(("lanes", table.tobytes()), lambda: table)
-    found = lo.constant(("weights", factors.tobytes()), lambda: factors)
+    places, found = _table(lo, "lanes", table), _table(lo, "weights", factors)
     args = (places, found, outer, a.out * inner, 4 * size * inner, table.shape[1], taps)
     lo.call(Kernel("weigh_lanes"), x.ref, y.ref, *args)
 
