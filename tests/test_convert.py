@@ -15,9 +15,11 @@ from lepton_ir.builder import Builder
 from lepton_ir.clone import clone_module
 from lepton_ir.context import PassContext
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
+from lepton_ir.infer import const_array
 from lepton_ir.interp import run_list
 from lepton_ir.ir import Module, Value
 from lepton_ir.passes.convert import Convert
+from lepton_ir.passes.convert.correct import settled
 from lepton_ir.passes.convert.payload import LIMITS, ConvertedTensor, converted, measure
 from lepton_ir.passes.fold import Fold
 from lepton_ir.passes.legalize import Legalize
@@ -210,6 +212,70 @@ def test_calibration_finds_what_overflows(tmp_path: Path) -> None:
     ctx = convert(blind)
     assert "no calibration data" in notes(ctx)
     assert not np.isfinite(run_list(blind, x)[0]).all()
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("one", [False, True])
+def test_rounding_keeps_means(dtype: str, one: bool) -> None:
+    rng = np.random.default_rng(3)
+    rows = np.concatenate(
+        [rng.normal(size=(8, 99)), np.zeros((8, 1))], axis=1, dtype=np.float32, casting="same_kind"
+    )
+    rows[0] *= 1e-6  # subnormal, or nothing, in f16
+    rows[1, :8] = [0, -0.0, 65519, -65519, np.inf, 1, -1, 6e-8]
+    means = rng.normal(size=(1 if one else 8, 100))
+    wide = np.nan_to_num(rows, posinf=0).astype(np.float64)
+    nearest = rows.astype(dtypes.dtype(dtype).numpy)
+
+    def shift(codes: Any) -> Any:
+        return np.sum((np.nan_to_num(codes.astype(np.float64), posinf=0) - wide) * means, axis=1)
+
+    found = settled(rows, shift(nearest), means, dtypes.dtype(dtype))
+    assert (np.abs(shift(found)) <= np.abs(shift(nearest))).all()
+    usual = slice(2, None)
+    assert np.abs(shift(found))[usual].mean() < 0.1 * np.abs(shift(nearest))[usual].mean()
+    steps = found.view(np.int16).astype(int) - nearest.view(np.int16).astype(int)
+    assert np.abs(steps).max() <= 1
+    assert (found[rows == 0] == 0).all()
+    assert np.isfinite(found[np.isfinite(rows)].astype(np.float32)).all() or dtype == "f16"
+
+
+def _unstable(g: Graph, x: Value) -> Value:
+    """A network whose outputs are small differences of large numbers, and parts that are none."""
+    y = g.b.relu(g.b.matmul(x, g.weight(8, 64)))
+    big = g.b.matmul(y, g.positive(64, 64))
+    near = g.b.matmul(y, g.b.const(const_array(big.op.operands[1]) * np.float32(1.0003)))
+    return g.b.matmul(g.b.sub(big, near), g.weight(64, 4))
+
+
+def test_what_the_outputs_lose_too_much_by_stays(tmp_path: Path) -> None:
+    feeds = [{"x0": RNG.normal(size=(16, 8)).astype(np.float32)} for _ in range(4)]
+    module = make(_unstable, X)
+    want = [run_list(module, feed)[0] for feed in feeds]
+    ctx = convert(module, feeds=feeds, want_remarks=frozenset())
+    got = [session(module, tmp_path).run(None, feed)[0] for feed in feeds]
+    lost = float(np.linalg.norm(np.subtract(got, want)) / np.linalg.norm(want))
+    row = ctx.data["convert"]
+    assert lost == pytest.approx(row["lost"], rel=0.1)
+    assert lost <= 0.005
+    assert row["converted"] >= 2
+    assert row["kept"]["moves the outputs too far in 16 bits"] >= 2
+    missed = [r.message for r in ctx.remarks if r.kind == "missed"]
+    assert any("cancellation: the terms of its sums are" in m for m in missed)
+    rough = make(_unstable, X)
+    ctx = convert(rough, Convert(max_drop=0), feeds=feeds)
+    assert ctx.data["convert"]["lost"] is None
+    assert not ctx.data["convert"]["kept"]
+
+
+def test_a_limit_of_next_to_nothing_keeps_everything() -> None:
+    feeds = [{"x0": RNG.normal(size=(16, 8)).astype(np.float32)} for _ in range(4)]
+
+    def build(g: Graph, x: Value) -> Value:
+        return g.b.matmul(g.b.exp(g.b.matmul(x, g.weight(8, 8))), g.weight(8, 4))
+
+    ctx = convert(make(build, X), Convert(max_drop=1e-12), feeds=feeds)
+    assert ctx.data["convert"]["converted"] == 0
 
 
 def test_calibration_ignores_infinities_and_empty_tensors() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lepton_ir.passes.convert.apply import Applied
     from lepton_ir.passes.convert.plan import Planner
     from lepton_ir.passes.convert.ranges import Range
+    from lepton_ir.passes.quant.feeds import Feeds
 
 _SHOWN = 5
 
@@ -34,6 +35,11 @@ class Convert(Pass, name="convert"):
         calib: one source of calibration data, beside those of the command line's ``--calib``;
             operations whose values leave the range of the type stay in f32.
         headroom: how much larger than in the calibration data values may get.
+        max_drop: with calibration data, operations stay in f32 until no more than this is lost:
+            of the metric, or relatively of the worst output; 0 does not measure. For f16 that
+            the runtime runs.
+        metric: ``module:function``, called with a list of feeds and a list of dicts of outputs;
+            higher is better.
         kernels: ``runtime`` converts what the target's runtime has kernels for, ``spec``
             everything to which the written opset gives the type.
         weights_only: store constants in 16 bits and compute in f32.
@@ -46,6 +52,8 @@ class Convert(Pass, name="convert"):
     convert: tuple[str, ...] = ()
     calib: str = ""
     headroom: float = 2.0
+    max_drop: float = 0.005
+    metric: str = ""
     kernels: str = "runtime"
     weights_only: bool = False
     f64: bool = False
@@ -62,6 +70,8 @@ class Convert(Pass, name="convert"):
             raise ValueError(f"kernels is runtime or spec, not {self.kernels!r}")
         if not self.headroom >= 1:
             raise ValueError(f"headroom is at least 1, not {self.headroom}")
+        if not self.max_drop >= 0:
+            raise ValueError(f"max_drop is at least 0, not {self.max_drop}")
         if self.weights_only and not self.keep_io:
             raise ValueError("weights_only computes in f32: it keeps the interface")
 
@@ -81,6 +91,7 @@ class Convert(Pass, name="convert"):
         from lepton_ir.passes.convert.apply import Applier
         from lepton_ir.passes.convert.cut import save_casts
         from lepton_ir.passes.convert.plan import ASKED, Planner, Reason
+        from lepton_ir.passes.quant.feeds import open_feeds
 
         planner = Planner(self, module, ctx, dtypes.BY_NAME[self.to])
         plan = planner.plan
@@ -88,7 +99,9 @@ class Convert(Pass, name="convert"):
         if self.weights_only:
             plan.kept = {op: Reason(ASKED, "weights_only") for op in plan.ops}
         else:
-            planner.decide(self._ranges(planner))
+            feeds = open_feeds(ctx.feeds, module, self.calib)
+            planner.decide(self._ranges(planner, feeds))
+            self._hold(planner, feeds)
             save_casts(plan)
         done = Applier(planner, module, ctx, self.weights_only).run()
         self._report(planner, done)
@@ -103,12 +116,23 @@ class Convert(Pass, name="convert"):
                 hint="--opset 13 converts the model",
             )
 
-    def _ranges(self, planner: Planner) -> dict[Value, Range] | None:
-        """Return ranges on calibration data, ``None`` without any."""
-        from lepton_ir.passes.quant.feeds import open_feeds
+    def _hold(self, planner: Planner, feeds: Feeds | None) -> None:
+        """Keep what the outputs lose too much by, if that can be measured."""
+        from lepton_ir.passes.convert.choose import keep_accuracy
 
+        ctx = planner.ctx
+        limit, metric = ctx.data.get("quant_max_drop"), ctx.data.get("quant_metric")
+        limit = self.max_drop if limit is None else limit
+        if feeds is None or limit <= 0 or self.to != "f16" or self.kernels != "runtime":
+            return
+        lost = keep_accuracy(planner, feeds, limit, self.metric if metric is None else metric)
+        ctx.data["convert_lost"] = lost
+        if lost > limit:
+            ctx.remark("note", "", "max_drop={} is not reached: {:.4g} is lost", limit, lost)
+
+    def _ranges(self, planner: Planner, feeds: Feeds | None) -> dict[Value, Range] | None:
+        """Return ranges on calibration data, ``None`` without any."""
         ctx, module = planner.ctx, planner.module
-        feeds = open_feeds(ctx.feeds, module, self.calib)
         if feeds is None:
             if self.to == "f16":
                 ctx.remark(
@@ -159,6 +183,7 @@ class Convert(Pass, name="convert"):
             "kept": {kind: sum(names.values()) for kind, names in kinds.items()},
             "casts": done.casts,
             "stored": done.stored,
+            "lost": ctx.data.pop("convert_lost", None),
             "bytes_before": done.bytes_before,
             "bytes_after": done.bytes_after,
         }

@@ -208,7 +208,7 @@ class Applier:
                 held = self.planner.stats(value)
                 self.done.vanished += 0 if held is None else held.vanishing
                 build = self._behind(value, reader, f"convert/{self.plan.dtype}")
-                self.low[value] = build.const(converted(tensor, self.plan.dtype))
+                self.low[value] = build.const(self.planner.narrow(value, reader))
                 self.low[value].meta = value.meta
             self.low[value].name = _suffixed(value.name, self.plan.dtype)
         return self.low[value]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from lepton_ir.passes.convert.facts import (
     wants_digits,
     wide_slots,
 )
-from lepton_ir.passes.convert.payload import LIMITS, Stats, measure
+from lepton_ir.passes.convert.payload import LIMITS, Stats, converted, measure
 from lepton_ir.passes.convert.trial import Trial
 from lepton_ir.tensors import ElidedTensor
 from lepton_ir.types import TensorType
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from lepton_ir.passes.convert import Convert
     from lepton_ir.passes.convert.bounds import Interval
     from lepton_ir.passes.convert.ranges import Range
+    from lepton_ir.tensors import Tensor
 
-UNSUITED, ASKED, SENSITIVITY, TARGET, RANGE, DIGITS, CASTS = (
+UNSUITED, ASKED, SENSITIVITY, TARGET, RANGE, DIGITS, CASTS, ACCURACY = (
     "has no 16-bit form",
     "excluded by name",
     "loses accuracy in 16 bits",
@@ -42,6 +43,7 @@ UNSUITED, ASKED, SENSITIVITY, TARGET, RANGE, DIGITS, CASTS = (
     "numbers outside the range of 16 bits",
     "computes positions, sizes or angles",
     "would need more casts than it saves",
+    "moves the outputs too far in 16 bits",
 )
 """Kinds of reasons."""
 
@@ -83,6 +85,17 @@ class Plan:
     kept: dict[Op, Reason] = field(default_factory=dict)
     low: set[Op] = field(default_factory=set)
 
+    def moved(self, ops: dict[Op, Op]) -> Plan:
+        """Return the same plan for copies of the operations."""
+        return replace(
+            self,
+            ops=[ops[op] for op in self.ops],
+            slots={ops[op]: slots for op, slots in self.slots.items()},
+            results={ops[op]: results for op, results in self.results.items()},
+            kept={ops[op]: reason for op, reason in self.kept.items()},
+            low={ops[op] for op in self.low},
+        )
+
     def is_wide(self, value: Value | None) -> bool:
         """Return whether ``value`` has a type that is to be replaced."""
         return value is not None and value.dtype in self.wide
@@ -94,7 +107,11 @@ class Plan:
 
 
 class Planner:
-    """Collects the reasons against 16 bits, operation by operation."""
+    """Collects the reasons against 16 bits, operation by operation.
+
+    Attributes:
+        given: 16-bit forms of constants that are not simply rounded to the nearest.
+    """
 
     def __init__(self, options: Convert, module: Module, ctx: PassContext, dtype: DType) -> None:
         self.options = options
@@ -103,6 +120,7 @@ class Planner:
         self.limits = LIMITS[dtype.name]
         self.plan = Plan(dtype, options.wide_types(), options.keep_io)
         self.trial = Trial(module, ctx, dtype, options.kernels == "runtime")
+        self.given: dict[Value, Tensor] = {}
         self._stats: dict[int, Stats | None] = {}
         self._guards: set[Value] = set()
         self._collect()
@@ -120,6 +138,13 @@ class Planner:
             if slots or results:
                 plan.ops.append(op)
                 plan.slots[op], plan.results[op] = slots, results
+
+    def narrow(self, value: Value, reader: Op) -> Tensor:
+        """Return the 16-bit form of a constant: what was given for it, else the nearest."""
+        tensor = const_tensor(value)
+        assert tensor is not None
+        given = self.given.get(value) if reader in self.plan.low else None
+        return converted(tensor, self.plan.dtype) if given is None else given
 
     def stats(self, value: Value) -> Stats | None:
         """Return what a float constant holds, ``None`` when that cannot be known."""

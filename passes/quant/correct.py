@@ -22,6 +22,7 @@ from lepton_ir.passes.quant.probe import Probe, add_outputs, run_probe
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from lepton_ir.context import PassContext
     from lepton_ir.ir import Module, Op, Value
     from lepton_ir.passes.quant.common import Run
     from lepton_ir.passes.quant.feeds import Feeds
@@ -103,24 +104,34 @@ def input_means(run: Run, plan: Plan, feeds: Feeds) -> dict[Op, Array]:
     if not layers:
         return {}
     snapshot = run.snapshot()
-    main = snapshot.module.main
-    inputs = dict(zip(run.module.main.inputs, main.inputs, strict=True))
-    build = Builder(main.block, main.block.terminator)
+    inputs = {op: snapshot.values[x] for op in layers if (x := op.operands[0]) is not None}
+    return channel_means(snapshot.module, inputs, feeds, run.ctx)
+
+
+def channel_means(
+    module: Module, inputs: dict[Op, Value], feeds: Feeds, ctx: PassContext
+) -> dict[Op, Array]:
+    """Return the mean of each channel of the input, f64, by layer.
+
+    Args:
+        module: a copy of the model, which is changed.
+        inputs: the copy's value that each layer reads.
+        feeds: the samples.
+        ctx: of the pass.
+    """
+    build = Builder(module.main.block, module.main.block.terminator)
     outputs: list[Value] = []
-    for op in layers:
-        x = op.operands[0]
-        assert x is not None
-        copy = inputs.get(x) or snapshot.values[x]
+    for op, x in inputs.items():
         channel = 1 if op.name == "conv" else (x.rank or 2) - 1
         axes = [i for i in range(x.rank or 0) if i != channel]
-        outputs.append(build.reduce_mean(copy, build.const(np.array(axes)), keepdims=False))
-    add_outputs(snapshot.module, outputs)
-    sums, count = [np.zeros(1) for _ in layers], 0
-    for results in run_probe(snapshot.module, feeds, run.ctx, "calibrate"):
+        outputs.append(build.reduce_mean(x, build.const(np.array(axes)), keepdims=False))
+    add_outputs(module, outputs)
+    sums, count = [np.zeros(1) for _ in inputs], 0
+    for results in run_probe(module, feeds, ctx, "calibrate"):
         if all(np.isfinite(r).all() for r in results):
             sums = [s + np.asarray(r, np.float64) for s, r in zip(sums, results, strict=True)]
             count += 1
-    return {op: s / max(count, 1) for op, s in zip(layers, sums, strict=True) if count}
+    return {op: s / max(count, 1) for op, s in zip(inputs, sums, strict=True) if count}
 
 
 def _has_bias(op: Op) -> bool:

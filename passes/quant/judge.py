@@ -65,13 +65,22 @@ class Judge:
         ctx: of the pass.
         feeds: the samples.
         metric: ``module:function`` of the user, empty for the distance.
+        measure: the distance.
 
     Raises:
         LeptonError: the metric cannot be imported or fails.
     """
 
-    def __init__(self, module: Module, ctx: PassContext, feeds: Feeds, metric: str) -> None:
+    def __init__(
+        self,
+        module: Module,
+        ctx: PassContext,
+        feeds: Feeds,
+        metric: str,
+        measure: Callable[[list[list[Any]], Iterator[list[Any]]], float] = distance,
+    ) -> None:
         self.feeds = feeds
+        self.measure = measure
         self.source = metric
         self.metric = load_metric(metric) if metric else None
         self.names = [n or "" for n in module.main.output_names]
@@ -90,7 +99,7 @@ class Judge:
     def loss(self, outputs: Iterator[list[Any]]) -> float:
         """Return how much is lost with these outputs."""
         if self.metric is None:
-            return distance(self.expected, outputs)
+            return self.measure(self.expected, outputs)
         return self.best - self._score(list(outputs))
 
     def _score(self, outputs: list[list[Any]]) -> float:

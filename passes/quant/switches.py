@@ -52,8 +52,30 @@ class Switches:
         if op in self._copies:
             self._copies[op].set_operand(index, chosen)
 
-    def replace(self, op: Op, switch: int, operands: dict[int, Any]) -> Value:
+    def settle(
+        self, value: Value, switch: int, rounded: Callable[[Builder, Value], Value]
+    ) -> Value:
+        """Let everything read ``value`` rounded while a switch is on; return what is read now."""
+        uses = list(value.uses)
+        chosen = self._either(value, switch, lambda build: rounded(build, value), value)
+        for use in uses:
+            use.op.set_operand(use.index, chosen)
+        return chosen
+
+    def replace(
+        self,
+        op: Op,
+        switch: int,
+        operands: dict[int, Any],
+        rounded: Callable[[Builder, Value], Value] | None = None,
+    ) -> Value:
         """Let an operation have other constant operands while a switch is on.
+
+        Args:
+            op: with one result.
+            switch: its number.
+            operands: the constants by slot.
+            rounded: rounds the result then.
 
         Returns:
             What is read now instead of its result.
@@ -67,7 +89,9 @@ class Switches:
             copy.set_operand(index, build.const(data))
         build.insert(copy)
         self._copies[op] = copy
-        chosen = self._either(copy.result, switch, _same(copy.result), result)
+        y = copy.result
+        then = _same(y) if rounded is None else lambda build: rounded(build, y)
+        chosen = self._either(y, switch, then, result)
         for use in uses:
             use.op.set_operand(use.index, chosen)
         return chosen
