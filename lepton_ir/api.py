@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir import plugins
-from lepton_ir.context import PassContext
 from lepton_ir.diagnostics import LeptonError
-from lepton_ir.pipeline import Instrument, PassManager, PassRecord, Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lepton_ir.context import PassContext
     from lepton_ir.ir import Module
+    from lepton_ir.pipeline import Instrument, PassRecord, Pipeline
     from lepton_ir.target import Target
 
 DEFAULT_FORMAT = "onnx"
@@ -189,6 +189,9 @@ def run_passes(
     Raises:
         PipelineError: the pipeline text cannot be parsed.
     """
+    from lepton_ir.context import PassContext
+    from lepton_ir.pipeline import PassManager, Pipeline
+
     parsed = Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
     parsed = parsed.with_implied()
     chosen: Any = plugins.load("backends", target) if isinstance(target, str) else target

@@ -117,11 +117,10 @@ class OpDef:
     """
 
     __slots__ = (
+        "_doc",
         "attrs",
-        "constraints",
         "content",
         "decompose",
-        "doc",
         "effects",
         "infer",
         "max_operands",
@@ -165,14 +164,23 @@ class OpDef:
         self.content = content
         self.decompose = decompose
         self.regions = regions
-        self.doc = doc
+        self._doc = doc
         self.module = module
-        self.constraints = dict(re.findall(r"^\s*(C\d+)\s+(.+)$", doc, re.MULTILINE))
         self.operand_index = {o.name: i for i, o in enumerate(operands)}
         self.min_operands = sum(not (o.optional or o.variadic) for o in operands)
         self.max_operands = -1 if any(o.variadic for o in operands) else len(operands)
         self.min_results = sum(not (o.optional or o.variadic) for o in results)
         self.max_results = -1 if any(o.variadic for o in results) else len(results)
+
+    @property
+    def doc(self) -> str:
+        """The documentation, without indentation."""
+        return inspect.cleandoc(self._doc)
+
+    @property
+    def constraints(self) -> dict[str, str]:
+        """The numbered constraints of the documentation, by number."""
+        return dict(re.findall(r"^\s*(C\d+)\s+(.+)$", self.doc, re.MULTILINE))
 
     @property
     def pure(self) -> bool:
@@ -200,23 +208,62 @@ class OpDef:
 
 
 _REGISTRY: dict[str, OpDef] = {}
-_loaded = False
 
 
-def load_all() -> dict[str, OpDef]:
-    """Import every op family (builtin and plugged in) and return the whole table."""
-    global _loaded
-    if not _loaded:
-        _loaded = True
+_defined_by: dict[str, set[str]] = {}
+"""The names of operations by the module whose import has defined them."""
+
+
+class _Loaded:
+    """Which families have been imported; set before they are, since they look names up."""
+
+    own = False
+    plugins = False
+
+
+def _load_own() -> dict[str, OpDef]:
+    if not _Loaded.own:
+        _Loaded.own = True
         from lepton_ir.ops import load_families
 
         load_families()
     return _REGISTRY
 
 
+def load_all() -> dict[str, OpDef]:
+    """Import every op family (builtin and plugged in) and return the whole table."""
+    _load_own()
+    if not _Loaded.plugins:
+        _Loaded.plugins = True
+        from lepton_ir.ops import load_plugins
+
+        load_plugins()
+    return _REGISTRY
+
+
 def lookup(name: str) -> OpDef | None:
     """Return the definition of ``name``, or ``None`` for an opaque operation."""
-    return (_REGISTRY if _loaded else load_all()).get(name)
+    found = _REGISTRY.get(name)
+    if found is None and not _Loaded.plugins:
+        # Looking for plugins takes longer than everything else; they cannot redefine an operation.
+        found = _load_own().get(name) or load_all().get(name)
+    return found
+
+
+def families_of(names: Iterable[str]) -> list[str]:
+    """Return the built-in families that define operations; see :func:`load_some`."""
+    from lepton_ir.ops import TABLE
+
+    _load_own()
+    wanted = set(names)
+    return [n for n, module in TABLE.items() if not wanted.isdisjoint(_defined_by[module])]
+
+
+def load_some(names: Iterable[str]) -> None:
+    """Import the built-in families called ``names`` ahead of the others; ignores other names."""
+    from lepton_ir.ops import TABLE
+
+    families(TABLE[name] for name in names if name in TABLE)
 
 
 _SPEC = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*\(([^)]*)\)\s*(?:->\s*(.+?))?\s*$")
@@ -310,7 +357,7 @@ def op(
             content=content,
             decompose=decompose,
             regions=regions,
-            doc=inspect.cleandoc(doc if is_row else getattr(function, "__doc__", "") or ""),
+            doc=doc if is_row else getattr(function, "__doc__", "") or "",
             module=module,
         )
         _REGISTRY[name] = definition
@@ -326,4 +373,6 @@ def families(names: Iterable[str]) -> None:
     import importlib
 
     for module in names:
+        before = len(_REGISTRY)
         importlib.import_module(module)
+        _defined_by.setdefault(module, set()).update([*_REGISTRY][before:])

@@ -19,7 +19,6 @@ checkout that is not installed has none, and then they are read directly.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import os
@@ -108,11 +107,23 @@ def load(group: str, name: str) -> object:
             its provider cannot be imported.
         ValueError: if there is no such group.
     """
+    group = group.removeprefix("lepton_ir.")
+    if group in GROUPS and group not in _found:
+        own = _own(group).get(name)
+        if own is not None:
+            return _resolve(own)  # looking for plugins takes longer than most of what follows
     index = _index(group)
     if name not in index:
+        import difflib
+
         matches = tuple(difflib.get_close_matches(name, index, n=3))
         raise PluginError(f"no {_singular(group)} is called {name!r}", matches=matches)
     return _resolve(index[name])
+
+
+def is_own(group: str, name: str) -> bool:
+    """Whether Lepton itself brings the extension; looks for no others."""
+    return name in _own(group)
 
 
 def load_file(path: str | os.PathLike[str]) -> list[Extension]:
@@ -172,7 +183,7 @@ def _add(index: dict[str, Extension], new: Extension) -> None:
 def _scan(group: str) -> Iterator[Extension]:
     from importlib.metadata import entry_points  # costs as much as the rest of the start-up
 
-    own = f"lepton_ir.{group}:{_TABLE}"
+    own = _own_table(group)
     seen_own = False
     for point in entry_points(group=f"lepton_ir.{group}"):
         provider = point.dist.name if point.dist is not None else point.value
@@ -183,6 +194,14 @@ def _scan(group: str) -> Iterator[Extension]:
             yield Extension(group, point.name, provider, point.value)
     if not seen_own:
         yield from _rows(group, _OWN, own)
+
+
+def _own(group: str) -> dict[str, Extension]:
+    return {e.name: e for e in _rows(group, _OWN, _own_table(group))}
+
+
+def _own_table(group: str) -> str:
+    return f"lepton_ir.{group}:{_TABLE}"
 
 
 def _rows(group: str, provider: str, target: str) -> Iterator[Extension]:

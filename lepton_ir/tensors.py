@@ -214,7 +214,34 @@ class ElidedTensor(Tensor):
         yield b""
 
 
-class ExternalTensor(Tensor):
+class StoredTensor(Tensor):
+    """A tensor in a file, read by range."""
+
+    __slots__ = ("_fingerprint",)
+
+    def __init__(self, dtype: DType, shape: tuple[int, ...]) -> None:
+        super().__init__(dtype, shape)
+        self._fingerprint: bytes | None = None
+
+    @property
+    def place(self) -> tuple[object, int]:
+        """What tells the data apart from other data: the file, and the first byte."""
+        raise NotImplementedError
+
+    def _read(self, start: int, count: int) -> bytes:
+        raise NotImplementedError
+
+    def fingerprint(self) -> bytes:
+        """Return a few samples of the data: unequal fingerprints prove unequal data."""
+        if self._fingerprint is None:
+            count = min(256, self.nbytes)
+            step = max((self.nbytes - count) // (_SAMPLES - 1), 1)
+            starts = sorted({min(i * step, self.nbytes - count) for i in range(_SAMPLES)})
+            self._fingerprint = b"".join(self._read(s, count) for s in starts)
+        return self._fingerprint
+
+
+class ExternalTensor(StoredTensor):
     """A tensor in a file beside the model, read by range; never mapped as a whole.
 
     Args:
@@ -224,13 +251,16 @@ class ExternalTensor(Tensor):
         shape: static shape; the range must lie inside the file (checked by the importer).
     """
 
-    __slots__ = ("_fingerprint", "offset", "path")
+    __slots__ = ("offset", "path")
 
     def __init__(self, path: str, offset: int, dtype: DType, shape: tuple[int, ...]) -> None:
         super().__init__(dtype, shape)
         self.path = path
         self.offset = offset
-        self._fingerprint: bytes | None = None
+
+    @property
+    def place(self) -> tuple[object, int]:
+        return self.path, self.offset
 
     def numpy(self) -> np.ndarray[Any, Any]:
         return from_packed_bytes(self._read(0, self.nbytes), self.dtype, self.shape)
@@ -263,15 +293,6 @@ class ExternalTensor(Tensor):
                 left -= len(data)
                 yield data
 
-    def fingerprint(self) -> bytes:
-        """Return a few samples of the data: unequal fingerprints prove unequal data."""
-        if self._fingerprint is None:
-            count = min(256, self.nbytes)
-            step = max((self.nbytes - count) // (_SAMPLES - 1), 1)
-            starts = sorted({min(i * step, self.nbytes - count) for i in range(_SAMPLES)})
-            self._fingerprint = b"".join(self._read(s, count) for s in starts)
-        return self._fingerprint
-
 
 class DataFile:
     """An open file that tensors read ranges of; closed with the last of them.
@@ -282,24 +303,27 @@ class DataFile:
     Args:
         path: the file.
 
+    Attributes:
+        identity: size, time of the last change, and what the file system calls it.
+
     Raises:
         OSError: it cannot be opened.
     """
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = os.path.realpath(path)
         self.fd = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.fd)
-        self._state = self._look()
+        self.identity = self._look()
 
-    def _look(self) -> tuple[int, int]:
+    def _look(self) -> tuple[int, int, int, int]:
         status = os.fstat(self.fd)
-        return status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
 
     @property
     def size(self) -> int:
         """Bytes of the file when it was opened."""
-        return self._state[0]
+        return self.identity[0]
 
     def read_into(self, out: np.ndarray[Any, Any], offset: int) -> None:
         """Fill the bytes of ``out`` with those from ``offset`` on.
@@ -309,7 +333,7 @@ class DataFile:
         """
         view = memoryview(out.data).cast("B")
         while view:
-            count = _read_at(self.fd, view, offset) if self._look() == self._state else 0
+            count = _read_at(self.fd, view, offset) if self._look() == self.identity else 0
             if not count:
                 raise InvalidModelError(
                     "the file has changed since it was opened", where=self.path, code="changed-file"
@@ -327,7 +351,7 @@ def _read_at(fd: int, view: memoryview, offset: int) -> int:
     return len(data)
 
 
-class FileTensor(Tensor):
+class FileTensor(StoredTensor):
     """A tensor in a range of an open file; its data is in memory only while somebody holds it."""
 
     __slots__ = ("_array", "file", "offset")
@@ -337,6 +361,10 @@ class FileTensor(Tensor):
         self.file = file
         self.offset = offset
         self._array: weakref.ref[np.ndarray[Any, Any]] | None = None
+
+    @property
+    def place(self) -> tuple[object, int]:
+        return self.file, self.offset
 
     def read_into(self, out: np.ndarray[Any, Any]) -> None:
         """Fill a plain array of ``nbytes`` bytes with the bytes in the file."""
@@ -350,6 +378,11 @@ class FileTensor(Tensor):
             found = from_packed_bytes(raw.data, self.dtype, self.shape)
             self._array = weakref.ref(found)
         return found
+
+    def _read(self, start: int, count: int) -> bytes:
+        block = np.empty(count, np.uint8)
+        self.file.read_into(block, self.offset + start)
+        return block.tobytes()
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         for start in range(0, self.nbytes, CHUNK):
@@ -366,8 +399,8 @@ def same_content(a: Tensor, b: Tensor) -> bool:
         return False
     if isinstance(a, ElidedTensor) or isinstance(b, ElidedTensor):
         return a.digest() == b.digest()
-    if isinstance(a, ExternalTensor) and isinstance(b, ExternalTensor):
-        if (a.path, a.offset) == (b.path, b.offset):
+    if isinstance(a, StoredTensor) and isinstance(b, StoredTensor):
+        if a.place == b.place:
             return True
         if a.fingerprint() != b.fingerprint():
             return False

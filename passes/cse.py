@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir.ir import Op
 from lepton_ir.pipeline import Pass, measure
-from lepton_ir.tensors import ElidedTensor, ExternalTensor, Tensor, same_content
+from lepton_ir.tensors import ElidedTensor, StoredTensor, Tensor, same_content
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -151,7 +151,7 @@ def _const_twin(op: Op, table: Table) -> Op | None:
 
 def _sample(tensor: Tensor) -> str | bytes:
     """Return what keeps constants apart that are not equal, so that few are compared in full."""
-    if isinstance(tensor, ExternalTensor):
+    if isinstance(tensor, StoredTensor):
         return tensor.fingerprint()
     if tensor.nbytes <= _HASHED or isinstance(tensor, ElidedTensor):
         return tensor.digest()

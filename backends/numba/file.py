@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import os
 import tempfile
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,13 +22,22 @@ from lepton_ir.backends.numba.prepare import prepare
 from lepton_ir.diagnostics import InvalidModelError, Location, UnsupportedError
 from lepton_ir.infer import describe, infer_function
 from lepton_ir.ir import AttrRef, Block, Function, Module, Op, Value
-from lepton_ir.tensors import DataFile, DenseTensor, FileTensor, SplatTensor, Tensor
+from lepton_ir.opdef import families_of
+from lepton_ir.tensors import (
+    DataFile,
+    DenseTensor,
+    ExternalTensor,
+    FileTensor,
+    RawTensor,
+    SplatTensor,
+    Tensor,
+)
 from lepton_ir.type_text import parse_type
 from lepton_ir.types import UNKNOWN, Type
 from lepton_ir.verify import verify_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 MAGIC = b"LEPTON 1\n"
 _ALIGNMENT = 64
@@ -52,7 +62,7 @@ def save(module: Module, path: str | os.PathLike[str], *, passes: str = "integer
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".lepton-")
     try:
         with os.fdopen(handle, "wb") as file:
-            _write(file, ready)
+            write(file, ready)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -60,16 +70,20 @@ def save(module: Module, path: str | os.PathLike[str], *, passes: str = "integer
         raise
 
 
-def _write(file: BinaryIO, module: Module) -> None:
+def write(file: BinaryIO, module: Module, sources: list[DataFile] | None = None) -> None:
+    """Write ``module``; data that lies in files is referred to when ``sources`` collects these."""
     tensors: list[Tensor] = []
     main = module.main
+    writer = _Writer(tensors, sources)
     data: dict[str, Any] = {
         "name": module.name,
         "function": {
             "outputs": main.output_names,
             "symbols": sorted(main.used_symbols),
-            "body": _Writer(tensors).block(main.block),
+            "body": writer.block(main.block),
         },
+        "families": families_of(writer.names),
+        "sources": [[f.path, *f.identity] for f in sources or ()],
     }
     starts, position = [], 0
     for tensor in tensors:
@@ -92,8 +106,10 @@ def _padded(nbytes: int) -> int:
 class _Writer:
     """Turns blocks into JSON; collects the constants."""
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    def __init__(self, tensors: list[Tensor], sources: list[DataFile] | None) -> None:
         self.tensors = tensors
+        self.sources = sources
+        self.names: set[str] = set()
         self.numbers: dict[Value, int] = {}
         self.known: dict[int, int] = {}
 
@@ -108,6 +124,7 @@ class _Writer:
 
     def op(self, op: Op) -> dict[str, Any]:
         """Return an operation; its regions come before its results are numbered."""
+        self.names.add(op.name)
         found: dict[str, Any] = {
             "op": op.name,
             "in": [None if v is None else self.numbers[v] for v in op.operands],
@@ -149,10 +166,22 @@ class _Writer:
         if tensor.dtype is dtypes.STRING:
             items = [x if isinstance(x, str) else bytes(x).decode() for x in tensor.numpy().flat]
             return ["strings", shape, items]
+        if self.sources is not None and isinstance(tensor, FileTensor | ExternalTensor):
+            return ["source", name, shape, self.source(tensor), tensor.offset]
         index = self.known.setdefault(id(tensor), len(self.tensors))
         if index == len(self.tensors):
             self.tensors.append(tensor)
         return ["tensor", name, shape, index]
+
+    def source(self, tensor: FileTensor | ExternalTensor) -> int:
+        """Return the number of the file that holds a constant."""
+        assert self.sources is not None
+        path = tensor.file.path if isinstance(tensor, FileTensor) else os.path.realpath(tensor.path)
+        for index, file in enumerate(self.sources):
+            if file.path == path:
+                return index
+        self.sources.append(tensor.file if isinstance(tensor, FileTensor) else DataFile(path))
+        return len(self.sources) - 1
 
 
 def load(path: str) -> Module:
@@ -162,15 +191,15 @@ def load(path: str) -> Module:
         InvalidModelError: it is none, or it is damaged.
     """
     try:
-        with open(path, "rb") as file:
-            head = file.read(len(MAGIC) + 8)
-            length = int.from_bytes(head[len(MAGIC) :], "little")
-            if head[: len(MAGIC)] != MAGIC or length > _MAX_TEXT:
-                raise InvalidModelError(
-                    "not a .lepton file of this version", code="lepton-file", where=path
-                )
-            text = file.read(length)
-        module = _Reader(path, _padded(len(head) + length), json.loads(text)).module()
+        data = DataFile(path)
+        head = _bytes(data, 0, len(MAGIC) + 8)
+        length = int.from_bytes(head[len(MAGIC) :], "little")
+        if head[: len(MAGIC)] != MAGIC or length > _MAX_TEXT:
+            raise InvalidModelError(
+                "not a .lepton file of this version", code="lepton-file", where=path
+            )
+        text = _bytes(data, len(head), length)
+        module = _Reader(data, _padded(len(head) + length), json.loads(text)).module()
     except OSError as error:
         raise InvalidModelError(str(error), code="lepton-file", where=path) from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -181,19 +210,63 @@ def load(path: str) -> Module:
     return module
 
 
-class _Reader:
-    """Builds a module from the JSON text."""
+def load_copy(blob: bytes) -> Module | None:
+    """Read what :func:`write` made of a model of other files; ``None`` when one of these changed.
 
-    def __init__(self, path: str, start: int, data: dict[str, Any]) -> None:
+    Only for data that this program has written itself: it names other files.
+    """
+    start = len(MAGIC) + 8
+    length = int.from_bytes(blob[len(MAGIC) : start], "little")
+    data = json.loads(blob[start : start + length])
+    sources = []
+    for path, *identity in data["sources"]:
+        try:
+            sources.append(DataFile(path))
+        except OSError:
+            return None
+        if [*sources[-1].identity] != identity:
+            return None
+    return _Reader(blob, _padded(start + length), data, sources).module()
+
+
+def _bytes(file: DataFile, start: int, count: int) -> bytes:
+    count = min(count, file.size - start)
+    if count < 0:
+        raise ValueError("it ends too early")
+    found = np.empty(count, np.uint8)
+    file.read_into(found, start)
+    return found.tobytes()
+
+
+class _Reader:
+    """Builds a module from the JSON text.
+
+    Args:
+        file: holds the data of the constants.
+        start: where that begins.
+        data: the text.
+        sources: other files that hold constants; none for files of strangers.
+    """
+
+    def __init__(
+        self,
+        file: DataFile | bytes,
+        start: int,
+        data: dict[str, Any],
+        sources: Sequence[DataFile] = (),
+    ) -> None:
+        self.file = file
         self.start = start
         self.data = data
-        self.file = DataFile(path)
+        self.sources = sources
+        self.size = len(file) if isinstance(file, bytes) else file.size
         self.values: list[Value] = []
         self.tensors: dict[int, Tensor] = {}
         self.types: dict[str, Type] = {_UNKNOWN_TEXT: UNKNOWN}
 
     def module(self) -> Module:
         """Return the module, its types inferred again."""
+        opdef.load_some(self.data.get("families", ()))
         module = Module(str(self.data["name"]))
         source = self.data["function"]
         main = module.add_function("main")
@@ -250,6 +323,7 @@ class _Reader:
             "type": parse_type,
             "strings": _strings,
             "tensor": self.tensor,
+            "source": self.outside,
         }
         return kinds[value[0]](*value[1:])
 
@@ -259,13 +333,22 @@ class _Reader:
         if found is None:
             dtype = dtypes.dtype(name)
             offset = self.start + int(self.data["starts"][index])
-            found = FileTensor(self.file, offset, dtype, tuple(int(d) for d in shape))
-            if found.size < 0 or offset < self.start or offset + found.nbytes > self.file.size:
+            sizes = tuple(int(d) for d in shape)
+            nbytes = dtype.nbytes(math.prod(sizes))
+            if min(sizes, default=0) < 0 or not self.start <= offset <= self.size - nbytes:
                 raise ValueError("a constant lies outside the file")
+            if isinstance(self.file, bytes):
+                found = RawTensor(memoryview(self.file)[offset : offset + nbytes], dtype, sizes)
+            else:
+                found = FileTensor(self.file, offset, dtype, sizes)
             if found.size == 1:
                 found = SplatTensor(found.numpy().reshape(-1)[0], dtype, found.shape)
             self.tensors[index] = found
         return found
+
+    def outside(self, name: str, shape: list[int], index: int, offset: int) -> Tensor:
+        """Return a constant in another file."""
+        return FileTensor(self.sources[index], offset, dtypes.dtype(name), tuple(shape))
 
 
 def _strings(shape: list[int], items: list[str]) -> Tensor:

@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from lepton_ir import api
-from lepton_ir.clone import clone_module
 from lepton_ir.ir import Module
 
 if TYPE_CHECKING:
@@ -18,13 +17,25 @@ DEFAULT_PASSES = "O2,integers"
 """What runs before groups are made; without ``integers`` quantized models compute in floats."""
 
 
-def load_prepared(model: Module | str | os.PathLike[str] | bytes) -> Module | None:
-    """Return the module of a ``.lepton`` file, ``None`` when ``model`` is something else."""
-    if isinstance(model, Module | bytes) or not os.fspath(model).endswith(SUFFIX):
-        return None
-    from lepton_ir.backends.numba.file import load
+def prepared(model: Module | str | os.PathLike[str] | bytes, passes: str = "O2") -> Module:
+    """Return the module of a ``.lepton`` file, else :func:`prepare`, from the cache if possible."""
+    if isinstance(model, Module | bytes):
+        return prepare(model, passes)
+    path = os.fspath(model)
+    if path.endswith(SUFFIX):
+        from lepton_ir.backends.numba.file import load
 
-    return load(os.fspath(model))
+        return load(path)
+    if path.endswith(api.TEXT_SUFFIX):
+        return prepare(path, passes)
+    from lepton_ir.backends.numba.prepared import Entry
+
+    entry = Entry(path, passes)
+    module = entry.load()
+    if module is None:
+        module = prepare(path, passes)
+        entry.store(module)
+    return module
 
 
 def prepare(model: Module | str | os.PathLike[str] | bytes, passes: str = DEFAULT_PASSES) -> Module:
@@ -34,6 +45,8 @@ def prepare(model: Module | str | os.PathLike[str] | bytes, passes: str = DEFAUL
         model: a module, which is left as it is, or a file.
         passes: pipeline that runs first, ``""`` for none.
     """
+    from lepton_ir.clone import clone_module
+
     module = clone_module(model) if isinstance(model, Module) else _load(model)
     steps: Sequence[str] = ["inline", *filter(None, [passes])]
     api.run_passes(module, ",".join(steps), target="numba")

@@ -64,11 +64,10 @@ class NumbaTarget:
         passes: str = "O2,integers",
     ) -> Session:
         """Return a session that runs ``model``; see :func:`lepton_ir.compile`."""
-        from lepton_ir.backends.numba.prepare import load_prepared, prepare
+        from lepton_ir.backends.numba.prepare import prepared
         from lepton_ir.backends.numba.session import Session
 
-        ready = load_prepared(model)
-        return Session(ready or prepare(model, passes), target, threads)
+        return Session(prepared(model, passes), target, threads)
 
 
 NUMBA = NumbaTarget()

@@ -35,11 +35,16 @@ TABLE: dict[str, str] = {
 
 
 def load_families() -> None:
-    """Import the built-in families, then those that plugins registered."""
-    from lepton_ir import plugins
+    """Import the built-in families."""
     from lepton_ir.opdef import families
 
     families(TABLE.values())
+
+
+def load_plugins() -> None:
+    """Import the families that plugins registered."""
+    from lepton_ir import plugins
+
     for name in plugins.names("ops"):
         if name not in TABLE:
             plugins.load("ops", name)

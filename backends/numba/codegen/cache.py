@@ -16,13 +16,13 @@ _PRUNE_EVERY = 64
 """Writes between two looks at the size of the whole folder."""
 
 
-def folder() -> str:
-    """Return the folder of the cache: ``LEPTON_CACHE``, or a place under the user's own."""
+def folder(name: str = "kernels") -> str:
+    """Return a folder of the cache: below ``LEPTON_CACHE``, or below a place of the user's own."""
     chosen = os.environ.get("LEPTON_CACHE")
     if chosen:
-        return os.path.join(chosen, "kernels")
+        return os.path.join(chosen, name)
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "lepton", "kernels")
+    return os.path.join(base, "lepton", name)
 
 
 class Store:
