@@ -72,11 +72,25 @@ def has_ties(module: Module) -> bool:
     return any(op.name in _TIES for op in module.walk())
 
 
+def has_steps(module: Module) -> bool:
+    """Return whether the model rounds numbers to a few integers on the way."""
+    return any("quantize_linear" in op.name or "qlinear" in op.name for op in module.walk())
+
+
 def has_random(module: Module) -> bool:
     """Return whether the model may give other results each time."""
     return any(
         op.definition is None or op.definition.effects not in ("none",) for op in module.walk()
     )
+
+
+def facts_of(module: Module) -> dict[str, bool]:
+    """Return what the judge must know of the source."""
+    return {
+        "ties": has_ties(module),
+        "steps": has_steps(module),
+        "random": has_random(module),
+    }
 
 
 class Checker:
@@ -186,7 +200,7 @@ class Checker:
             path: the result's file.
             rtol: relative tolerance, the default one when ``None``.
             lossy: also measure the signal-to-noise ratio, and go on after a mismatch.
-            facts: ``ties`` and ``random`` of the source, see :func:`has_ties`.
+            facts: ``ties``, ``steps`` and ``random`` of the source, see :func:`facts_of`.
             detail: also judge each output alone; the verdict's ``tensors`` lists them.
         """
         request: dict[str, Any] = {"compare": os.path.abspath(path), "lossy": lossy}

@@ -97,6 +97,7 @@ class Session:
         self.feeds: list[dict[str, Any]] = []
         self.expected: list[list[Any]] = []
         self.movement: list[float | None] | None = None
+        self._unsteady: list[float | None] | None = None
         self.source = ""
         self.problem = ""
         self.until = 0.0
@@ -195,11 +196,39 @@ class Session:
         again = make_runner(self.kind, self.source).run(self.feeds[0])
         return compare_outputs(self.names, self.expected[0], again).status != EQUAL
 
+    def unsteadiness(self) -> list[float | None]:
+        """Return how far rounding alone may move the outputs of a quantized source.
+
+        That is twice as far as they move with inputs that differ by some rounding steps, by which
+        codes change where a number lies about halfway between two.
+        """
+        import numpy as np
+
+        from lepton_ir.compare import movement_of
+
+        if self._unsteady is None:
+            worst: list[float | None] = [None] * len(self.names)
+            source = make_runner(self.kind, self.source)
+            rng = np.random.default_rng(0)
+            for feeds, expected in zip(self.feeds, self.expected, strict=True):
+                near = {name: _nudged(x, rng) for name, x in feeds.items()}
+                moved = movement_of(expected, source.run(near))
+                pairs = zip(worst, moved, strict=True)
+                worst = [max((m for m in p if m is not None), default=None) for p in pairs]
+            self._unsteady = [None if m is None else 2 * m for m in worst]
+        return self._unsteady
+
     def compare(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run a result on the same inputs and judge it."""
         from lepton_ir import compare as cmp
 
         verdict = self._judge(request)
+        stepped = request.get("steps") and not request.get("lossy")
+        if verdict["status"] == cmp.MISMATCH and stepped and self.expected:
+            again = self._judge(request, self.unsteadiness())
+            if again["status"] == cmp.EQUAL:
+                reason = f"output {verdict['output']}: {verdict['reason']}, as {UNSTEADY}"
+                return cmp.Verdict(cmp.INCONCLUSIVE, reason, draws=again["draws"]).as_json()
         if verdict["status"] == cmp.MISMATCH and request.get("random") and self.is_random():
             reason = "the source gives other results each time (random operations)"
             return cmp.Verdict(cmp.INCONCLUSIVE, reason).as_json()
@@ -270,7 +299,9 @@ class Session:
                     rows[name] = row
         return list(rows.values())
 
-    def _judge(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _judge(
+        self, request: dict[str, Any], slack: list[float | None] | None = None
+    ) -> dict[str, Any]:
         from lepton_ir import compare as cmp
 
         path, lossy = request["compare"], bool(request.get("lossy"))
@@ -301,6 +332,7 @@ class Session:
                 found,
                 movement=None if lossy else self.movement,
                 ties=bool(request.get("ties")),
+                slack=slack,
                 rtol=request.get("rtol") or cmp.RTOL,
             )
             if lossy:
@@ -318,6 +350,12 @@ class Session:
                 worst = verdict
         worst.draws = len(self.expected)
         return worst.as_json()
+
+
+def _nudged(x: Any, rng: Any) -> Any:
+    if getattr(x, "dtype", None) is None or x.dtype.kind != "f":
+        return x
+    return (x * (1 + NUDGE * rng.uniform(-1, 1, x.shape))).astype(x.dtype)
 
 
 def _badness(row: dict[str, Any]) -> tuple[bool, float]:
@@ -342,6 +380,11 @@ def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
+
+NUDGE = 2.0**-12
+"""Share by which inputs are changed to see how steady a quantized model is."""
+
+UNSTEADY = "rounding alone may move the source, which is quantized and rounds to few numbers"
 
 OUT_OF_MEMORY = "it needs more memory than the check allows (--check-memory)"
 

@@ -106,6 +106,7 @@ def compare_outputs(
     movement: list[float | None] | None = None,
     ties: bool = False,
     rtol: float = RTOL,
+    slack: list[float | None] | None = None,
 ) -> Verdict:
     """Judge one list of outputs against another.
 
@@ -116,6 +117,7 @@ def compare_outputs(
         movement: by output, how far it moves between two inputs (``None`` unknown).
         ties: the model has operations whose integer results depend on ties (ArgMax, TopK, ...).
         rtol: relative tolerance.
+        slack: by output, a difference that is allowed in any case.
     """
     if len(expected) != len(found):
         return Verdict(MISMATCH, f"{len(found)} outputs instead of {len(expected)}")
@@ -123,6 +125,9 @@ def compare_outputs(
     for i, (name, a, b) in enumerate(zip(names, expected, found, strict=True)):
         moved = None if movement is None else movement[i]
         verdict = _compare(name, a, b, moved, ties, rtol)
+        room = None if slack is None else slack[i]
+        if verdict.status == MISMATCH and room is not None and 0 < verdict.largest <= room:
+            verdict.status, verdict.reason = EQUAL, ""
         if verdict.status == MISMATCH:
             return verdict
         if verdict.status == INCONCLUSIVE or (

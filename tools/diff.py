@@ -339,7 +339,7 @@ def _run_portion(
             paths.append(path)
         size = sum(t.nbytes for _, t in _constants(models[0]))
         checker.open(paths[0], draws=draws, feeds=feeds, size=size, nodes=count_ops(models[0]))
-        facts = {"ties": check.has_ties(models[0]), "random": check.has_random(models[0])}
+        facts = check.facts_of(models[0])
         verdict: dict[str, Any] = checker.compare(paths[1], facts=facts, detail=True)
     return {"relative": 0.0, **verdict}
 

@@ -413,7 +413,7 @@ class Run:
             outcome.excluded = sorted(self.excluded - options.exclude_rewrites)
             if self.checker is not None:
                 self.checker.allow_for(outcome.size[0], outcome.nodes[0])
-                self.facts = {"ties": check.has_ties(module), "random": check.has_random(module)}
+                self.facts = check.facts_of(module)
             ctx = self.context()
             ctx.target = self.target
             manager = PassManager(ctx, self.instruments())
