@@ -35,8 +35,8 @@ class Form:
 
     Attributes:
         width: elements of the row.
-        parts: by source (``x``, ``h``, ``rh``) the matrix it is multiplied with; a vector of
-            integers selects columns of the source instead.
+        parts: by source (``x``, ``h``, ``rh``, and ``c`` and ``c_new`` of peepholes) the matrix it
+            is multiplied with; a vector of integers selects columns of the source instead.
         bias: the constant summand.
         reset: the gate r of the two terms that have one.
         gated: the form ``h D + d`` that the gate multiplies as a whole.
@@ -63,6 +63,13 @@ class Form:
         if part is None:
             return np.zeros((rows, self.width))
         return _dense(part, rows)
+
+    def diagonal(self, source: str, rows: int) -> Array | None:
+        """Return the numbers that a source is multiplied with one by one, if it is so."""
+        full = self.matrix(source, rows)
+        diagonal = np.diagonal(full).copy()
+        alone = full.shape == (rows, rows) and np.count_nonzero(full) == np.count_nonzero(diagonal)
+        return diagonal if alone else None
 
     def is_source(self, source: str, rows: int) -> bool:
         """Whether the form is a source itself."""
@@ -116,13 +123,22 @@ class Cell:
     Args:
         x: the row that a step is given, and its width.
         h: the state that gates read, and its width.
+        memory: the cell state of an LSTM before and after the step, which peepholes read.
     """
 
-    def __init__(self, x: tuple[Value, int], h: tuple[Value, int]) -> None:
-        self.sizes = {"x": x[1], "h": h[1], "rh": h[1]}
+    def __init__(
+        self,
+        x: tuple[Value, int],
+        h: tuple[Value, int],
+        memory: tuple[Value, Value] | None = None,
+    ) -> None:
+        self.sizes = {"x": x[1], "h": h[1], "rh": h[1], "c": h[1], "c_new": h[1]}
+        sources = [("x", *x), ("h", *h)]
+        if memory is not None:
+            sources += [("c", memory[0], h[1]), ("c_new", memory[1], h[1])]
         self._memo: dict[Value, Form | Gate | None] = {
             value: Form(size, {source: np.arange(size)}, np.zeros(size))
-            for source, (value, size) in (("x", x), ("h", h))
+            for source, value, size in sources
         }
 
     def form(self, value: Value | None) -> Form | None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from lepton_ir.ir import Op, Value
 
+_DTYPES = (dtypes.F32, dtypes.F16)
+"""Elements that runtimes have layers for; they refuse f64."""
+
 Step = tuple["Value", "Value"]
 """A carried value: what a step is given, and what it yields."""
 
@@ -29,7 +32,7 @@ class Layer:
 
     Attributes:
         kind: ``lstm``, ``gru`` or ``rnn``.
-        weights: w, r and b of the operation, b being ``None`` where it is 0.
+        weights: w, r, b and p of the operation, ``None`` where they are 0.
         h: index of the hidden state among the carried values.
         c: index of the cell state, ``None`` where there is none.
         unbatched: rows are vectors.
@@ -37,7 +40,7 @@ class Layer:
     """
 
     kind: str
-    weights: tuple[Array, Array, Array | None]
+    weights: tuple[Array, Array, Array | None, Array | None]
     h: int
     c: int | None
     unbatched: bool
@@ -63,13 +66,14 @@ def layer_of(row: Value, steps: Sequence[Step]) -> Layer | str:
         cell = Cell((row, _width(row)), (arg, _width(arg)))
         for c, step in enumerate(steps):
             if c != h and not _unfit(row, *step) and same_dim(_width(step[0]), _width(arg)):
-                found = _lstm(cell, new, step)
+                reader = Cell((row, _width(row)), (arg, _width(arg)), step)
+                found = _lstm(reader, new, step)
                 if found is not None:
-                    return _layer("lstm", found, cell, (h, c), arg.rank == 1)
+                    return _layer("lstm", found, reader, (h, c), arg)
         for kind, read in (("gru", _gru), ("rnn", _rnn)):
             found = read(cell, arg, new)
             if found is not None:
-                return _layer(kind, found, cell, (h, None), arg.rank == 1)
+                return _layer(kind, found, cell, (h, None), arg)
         reason = "the step is no cell of LSTM, GRU or RNN with constant weights"
     return reason
 
@@ -81,8 +85,8 @@ def _width(value: Value) -> int:
 
 def _unfit(row: Value, arg: Value, new: Value) -> str:
     """Return what of the types contradicts a recurrent layer, empty if nothing does."""
-    if any(v.dtype is not dtypes.F32 for v in (row, arg, new)):
-        return "states or rows are not f32"
+    if arg.dtype not in _DTYPES or any(v.dtype is not arg.dtype for v in (row, new)):
+        return "states or rows are neither f32 nor f16"
     if row.rank not in (1, 2) or row.rank != arg.rank or arg.rank != new.rank:
         return "states and rows are not proven to be vectors, or matrices"
     if not _width(row) or not _width(arg):
@@ -98,12 +102,14 @@ def _unfit(row: Value, arg: Value, new: Value) -> str:
 class _Found:
     """Forms of a cell's gates in ONNX's order, and names of its activations.
 
-    ``inner`` is the form that the reset gate of a GRU multiplies behind its product.
+    ``inner`` is the form that the reset gate of a GRU multiplies behind its product, ``peepholes``
+    are the factors of the cell state in the gates i, o and f of an LSTM.
     """
 
     gates: tuple[Form, ...]
     activations: tuple[str, ...]
     inner: Form | None = None
+    peepholes: Array | None = None
 
 
 _DEFAULTS = {
@@ -114,7 +120,7 @@ _DEFAULTS = {
 
 
 def _layer(
-    kind: str, found: _Found, cell: Cell, chosen: tuple[int, int | None], unbatched: bool
+    kind: str, found: _Found, cell: Cell, chosen: tuple[int, int | None], state: Value
 ) -> Layer | str:
     width, hidden = cell.sizes["x"], cell.sizes["h"]
     if not any(form.parts.get("x") is not None for form in found.gates):
@@ -130,16 +136,21 @@ def _layer(
             inner[i * hidden :] = found.inner.bias
         blocks.append(block.T)
     bias = np.concatenate([*(form.bias for form in found.gates), inner])
-    narrow = [rounded(a[None], dtypes.F32) for a in (w, np.concatenate(blocks), bias)]
-    if narrow[0] is None or narrow[1] is None or narrow[2] is None:
-        return "the weights leave the range of f32"
+    holes = np.zeros(1) if found.peepholes is None else found.peepholes
+    assert state.dtype is not None
+    full = (w, np.concatenate(blocks), bias, holes)
+    narrow = [rounded(a[None], state.dtype) for a in full]
+    known = [a for a in narrow if a is not None]
+    if len(known) < len(full):
+        return f"the weights leave the range of {state.dtype}"
     attrs: dict[str, Any] = {"hidden_size": hidden}
     if found.activations != _DEFAULTS[kind]:
         attrs["activations"] = list(found.activations)
     if found.inner is not None:
         attrs["linear_before_reset"] = True
-    weights = (narrow[0], narrow[1], narrow[2] if bias.any() else None)
-    return Layer(kind, weights, *chosen, unbatched, attrs)
+    b, p = (known[2] if bias.any() else None), (known[3] if holes.any() else None)
+    weights = (known[0], known[1], b, p)
+    return Layer(kind, weights, *chosen, state.rank == 1, attrs)
 
 
 def _pairs(value: Value | None, name: str) -> Iterator[tuple[Value, Value]]:
@@ -177,18 +188,18 @@ def _step_of_layer(row: Value, h: int, steps: Sequence[Step]) -> Layer | None:
         return None
     if op.operand("sequence_lens") is not None or op.attr("layout"):
         return None
-    if op.name == "lstm" and op.operand("p") is not None:
-        return None
     if op.attr("direction") == "bidirectional":
         return None
-    weights = [op.operand(name) for name in ("w", "r", "b")]
+    names = ("w", "r", "b", "p") if op.name == "lstm" else ("w", "r", "b")
+    weights = [op.operand(name) for name in names]
     if any(v is not None and not readable(v) for v in weights):
         return None
     arrays = [None if v is None else constant(v) for v in weights]
     if arrays[0] is None or arrays[1] is None:
         return None
     attrs = {name: value for name, value in op.attrs.items() if name != "direction"}
-    return Layer(op.name, (arrays[0], arrays[1], arrays[2]), h, c, unbatched=False, attrs=attrs)
+    whole = (arrays[0], arrays[1], arrays[2], arrays[3] if len(arrays) > 3 else None)
+    return Layer(op.name, whole, h, c, unbatched=False, attrs=attrs)
 
 
 def _viewed(value: Value) -> Op | None:
@@ -220,7 +231,7 @@ def _cell_index(op: Op, steps: Sequence[Step]) -> int | None:
 
 
 def _lstm(cell: Cell, new: Value, step: Step) -> _Found | None:
-    """Match ``c' = f * c + i * g, h' = o * act(c')``."""
+    """Match ``c' = f * c + i * g, h' = o * act(c')``; i and f may read c, and o c'."""
     c, c_new = step
     hidden = cell.sizes["h"]
     for left, right in _pairs(new, "mul"):
@@ -237,9 +248,23 @@ def _lstm(cell: Cell, new: Value, step: Step) -> _Found | None:
             i.name == o.name == f.name
         ):
             return None
+        holes = _peepholes(cell, i.form, o.form, f.form, g.form)
+        if holes is None:
+            return None
         forms = (i.form, o.form, f.form, g.form)
-        return _Found(forms, (o.name, g.name, ACTIVATIONS[curve.name]))
+        peepholes = holes if holes.any() else None
+        return _Found(forms, (o.name, g.name, ACTIVATIONS[curve.name]), peepholes=peepholes)
     return None
+
+
+def _peepholes(cell: Cell, i: Form, o: Form, f: Form, g: Form) -> Array | None:
+    """Return the factors of the cell state in i, o and f, ``None`` if they are none of one each."""
+    seen = ((i, "c"), (o, "c_new"), (f, "c"), (g, ""))
+    if any({"c", "c_new"} & form.parts.keys() - {source} for form, source in seen):
+        return None
+    found = [form.diagonal(source, cell.sizes["h"]) for form, source in seen[:3]]
+    known = [d for d in found if d is not None]
+    return np.concatenate(known) if len(known) == len(found) else None
 
 
 def _memory(cell: Cell, c: Value, c_new: Value) -> tuple[Gate, Gate, Gate] | None:

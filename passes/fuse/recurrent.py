@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir import dims, dtypes
+from lepton_ir import dims
 from lepton_ir.builder import Builder, create
 from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_array, content_of
@@ -72,9 +72,9 @@ def loop_to_recurrent(m: Match, rw: Rewriter) -> bool:
     """A Scan or Loop of sigmoid(x A + h B + b), tanh(...) and so on => lstm, gru or rnn.
 
     So does a loop over layers of one step. The loop takes one row of a sequence a step, in either
-    direction, with f32 states of known width, constant weights, and no other way out. Runtimes end
-    at an empty sequence or batch, or forget its states: where one may be empty, an ``if`` is put
-    around the layer.
+    direction, with f32 or f16 states of known width, constant weights, and no other way out; gates
+    of an LSTM may have peepholes. Runtimes end at an empty sequence or batch, or forget its states:
+    where one may be empty, an ``if`` is put around the layer.
     """
     found = _of_scan(m.root, rw) if m.root.name == "scan" else _of_loop(m.root, rw)
     if found is None:
@@ -93,7 +93,8 @@ def loop_to_recurrent(m: Match, rw: Rewriter) -> bool:
             return rw.fail("{} is not the state of every step", out.result)
     rw.also(*(op for op in m.root.walk() if op is not m.root and op.name != "yield"))
     rw.permit()
-    weights = [rw.const(w, dtypes.F32) if w is not None else None for w in layer.weights]
+    dtype = h.arg.dtype
+    weights = [rw.const(w, dtype) if w is not None else None for w in layer.weights]
     if _never_empty(found.x):
         return rw.replace(m.root, _built(rw, found, layer, weights, m.root))
     return rw.replace(m.root, _guarded(rw, found, layer, weights, m.root))
@@ -257,7 +258,9 @@ def _built(
     attrs = dict(layer.attrs)
     if found.backwards:
         attrs["direction"] = "reverse"
-    made = b.build(layer.kind, x, *weights, None, *first, results=1 + len(chosen), **attrs)
+    *usual, holes = weights
+    last = [] if holes is None else [holes]
+    made = b.build(layer.kind, x, *usual, None, *first, *last, results=1 + len(chosen), **attrs)
     values: dict[Value, Value | None] = {}
     for i, result in zip(chosen, made.results[1:], strict=True):
         values[found.states[i].result] = b.squeeze(result, b.const(ones))
