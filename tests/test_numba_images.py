@@ -150,6 +150,48 @@ def test_squeeze_and_excite_and_concatenation(channels, target):
     check(text, target, x=normal(2, channels, 10, 10))
 
 
+TRANSPOSED = [
+    ((1, 32, 7, 9), (32, 20, 3, 3), "strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]"),
+    ((2, 20, 7, 9), (20, 33, 4, 4), "strides=[2,2], pads=[1,1,1,1]"),
+    ((1, 20, 7, 9), (20, 40, 4, 4), "strides=[2,2]"),
+    ((1, 20, 7, 9), (20, 17, 2, 2), "strides=[2,2]"),
+    ((1, 20, 7, 9), (20, 17, 5, 3), "strides=[3,1], pads=[2,0,1,1]"),
+    ((1, 3, 7, 9), (3, 1, 8, 8), "strides=[4,4], pads=[2,2,2,2]"),
+    ((1, 20, 7, 9), (20, 17, 3, 3), "strides=[2,2], auto_pad=SAME_LOWER"),
+    ((1, 20, 7, 9), (20, 17, 3, 3), "strides=[2,2], output_shape=[14,18]"),
+    ((1, 20, 7, 9), (20, 17, 7, 7), "pads=[6,6,6,6]"),
+    ((1, 20, 1, 1), (20, 17, 4, 4), ""),
+    ((2, 20, 13), (20, 24, 5), "strides=[2], pads=[2,1]"),
+    ((1, 20, 13), (20, 24, 16), "strides=[8], pads=[4,4]"),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("x", "w", "attrs"), TRANSPOSED)
+def test_transposed_convolutions(x, w, attrs, bias, target):
+    sizes = ",".join(map(str, w))
+    text = f"  %w = const() {{value=rand(1)}} : f32[{sizes}]\n"
+    text += f"  %b = const() {{value=rand(2)}} : f32[{w[1]}]\n" if bias else ""
+    text += f"  %y = conv_transpose(%x, %w{', %b' if bias else ''}) {{{attrs}}}\n"
+    check(text + "  return(%y)", target, x=normal(*x))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_transposed_convolution_with_what_follows_it(target):
+    text = """  %a = const() {value=rand(1)} : f32[24,20,3,3]
+  %b = const() {value=rand(2)} : f32[24]
+  %x = conv(%z, %a, %b) {pads=[1,1,1,1]}
+  %w = const() {value=rand(3)} : f32[24,20,4,4]
+  %v = conv_transpose(%x, %w) {strides=[2,2], pads=[1,1,1,1]}
+  %s = add(%v, %r)
+  %y = relu(%s)
+  %c = const() {value=rand(4)} : f32[8,20,3,3]
+  %o = conv(%y, %c) {pads=[1,1,1,1]}
+  return(%o, %y)"""
+    check(text, target, z=normal(1, 20, 6, 7), r=normal(1, 20, 12, 14))
+
+
 POOLS = [
     "max_pool(%x) {kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]}",
     "max_pool(%x) {kernel_shape=[2,3], strides=[2,1], dilations=[2,2], ceil_mode=true}",

@@ -220,7 +220,7 @@ def _infer_conv_transpose(ctx: InferContext) -> Type:
     return TensorType(dtype, (x[0], channels, *spatial))
 
 
-def _transposed_crop(
+def transposed_crop(
     full: int, size: int, stride: int, target: int | None, auto_pad: str, pads: tuple[int, int]
 ) -> tuple[int, int]:
     """Return where the output starts in the full product along one axis, and its length."""
@@ -279,7 +279,7 @@ def conv_transpose(
             raise ValueError(f"spatial axis {i} of size {size} gives no output")
         axes.append(Window(full, taps, stride, dilation, 0, 0, size))
         pair = (spec.pads[i], spec.pads[rank + i])
-        crops.append(_transposed_crop(full, size, stride, targets[i], spec.auto_pad, pair))
+        crops.append(transposed_crop(full, size, stride, targets[i], spec.auto_pad, pair))
     y = _cropped(_scatter_taps(widen(x), widen(w), axes, group), crops)
     return _with_bias(y, b).astype(x.dtype)
 

@@ -305,8 +305,7 @@ class Convolution:
             strides = (n, c, row, column)
         blocks = blocks_of(outputs, block)
         tiles = tile_widths(self.shape[-1], max_pixels(lo.machine, VECTORS))
-        widths = {min(VECTORS, blocks), 1 if blocks % VECTORS else VECTORS}
-        vectors = tuple(sorted(widths, reverse=True))
+        vectors = panel_widths(blocks)
         config = Direct(self.window, tuple(w for w, _ in tiles), vectors, blocked)
         args: list[int | Ref] = [self._first_pixel(x, strides), weights, self.y.ref]
         args += [channels, blocks, rows, self.shape[0] // self.images, group]
@@ -341,6 +340,11 @@ class Convolution:
         lo.call(Kernel("depthwise", (config, self.epilogue)), *args)
 
 
+def panel_widths(blocks: int) -> tuple[int, ...]:
+    """Return the output blocks of a panel, the usual number first, then that of a last one."""
+    return tuple(sorted({min(VECTORS, blocks), 1 if blocks % VECTORS else VECTORS}, reverse=True))
+
+
 # -- kernels ---------------------------------------------------------------------------------------
 
 
@@ -353,12 +357,14 @@ class Direct:
         tiles: pixels of its tiles.
         vectors: output blocks of its tiles, the usual number first.
         blocked: whether the input is blocked; else its channels are planes.
+        spread: pixels of the result from one computed pixel to the next.
     """
 
     window: Window
     tiles: tuple[int, ...]
     vectors: tuple[int, ...]
     blocked: bool
+    spread: int = 1
 
 
 @emits("conv")
@@ -377,7 +383,7 @@ def emit_conv(e: Emitter, config: Direct, epilogue: Epilogue) -> None:
     inputs = e.ceil_div(channels, e.lanes) if config.blocked else channels
     one_input = size * window.kernel[0] * window.kernel[1] * (e.lanes if config.blocked else 1)
     step = (size if config.blocked else 4) * window.strides[1]
-    tiled = TiledRow(e, config.tiles, args[14:fixed], step, epilogue)
+    tiled = TiledRow(e, config.tiles, args[14:fixed], step, epilogue, config.spread)
     first, last = e.share(b.mul(b.mul(b.mul(count, groups), panels), rows))
 
     def item(number: Val) -> None:
@@ -426,6 +432,6 @@ def _direct_tile(e: Emitter, config: Direct, epilogue: Epilogue, pixels: int, ve
             vectors,
             (x, w, channels, xc, xr),
         ).emit()
-        store_tile(inner, epilogue, pixels, vectors, sums, y, yc, args[7:])
+        store_tile(inner, epilogue, pixels, vectors, sums, y, yc, args[7:], config.spread)
 
     return e.subroutine(f"tile{pixels}x{vectors}", count, body)

@@ -31,6 +31,7 @@ def store_tile(
     target: Val,
     stride: Val,
     extra: Sequence[Val],
+    spread: int = 1,
 ) -> None:
     """Apply the epilogue to a tile and store it.
 
@@ -43,9 +44,10 @@ def store_tile(
         target: address of its first pixel.
         stride: bytes from one output block to the next.
         extra: address and stride of each operand.
+        spread: pixels of the result from one pixel of the tile to the next.
     """
-    b, size = e.b, itemsize(epilogue.result) * e.lanes
-    sizes = [itemsize(d) * e.lanes for d in epilogue.expression.inputs[1:]]
+    b, size = e.b, itemsize(epilogue.result) * e.lanes * spread
+    sizes = [itemsize(d) * e.lanes * spread for d in epilogue.expression.inputs[1:]]
     simple = Epilogue(epilogue.expression, epilogue.modes.replace("c", "v").replace("f", "v"))
     for j in range(vectors):
         out = e.ptr(b.add(target, b.mul(stride, i64(j))))
@@ -80,6 +82,7 @@ class TiledRow:
         numbers: how many there are of each, one kind after the other.
         step: bytes of the input from one output pixel to the next.
         epilogue: its operands of mode ``f`` run along the pixels.
+        spread: pixels of the result from one pixel of a tile to the next.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class TiledRow:
         numbers: Sequence[Val],
         step: int,
         epilogue: Epilogue,
+        spread: int = 1,
     ) -> None:
         self.e = e
+        self.spread = spread
         self.tiles = tiles
         self.numbers = numbers
         self.step = step
@@ -106,7 +111,7 @@ class TiledRow:
         operands: Sequence[tuple[Val, Val]],
     ) -> None:
         """Emit the calls: ``function(input, weights, output, *fixed, *operands)``."""
-        b, lanes, modes = self.e.b, self.e.lanes, self.epilogue.modes
+        b, lanes, modes = self.e.b, self.e.lanes * self.spread, self.epilogue.modes
         size = itemsize(self.epilogue.result) * lanes
         sizes = [itemsize(d) * lanes for d in self.epilogue.expression.inputs[1:]]
         start = i64(0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lepton_ir.infer import const_array
+from lepton_ir.ops.conv import transposed_crop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,24 +73,107 @@ def _pads(
     return found
 
 
+@dataclass(frozen=True)
+class Phase:
+    """Every ``stride``-th result of a transposed convolution along one axis: a convolution.
+
+    Attributes:
+        first: its first result.
+        count: number of its results.
+        tap: the first element of the window that it uses; the next ones are strides apart.
+        taps: how many it uses.
+        pad: elements in front of the axis that its first result reads; negative when that begins
+            behind the first element.
+    """
+
+    first: int
+    count: int
+    tap: int
+    taps: int
+    pad: int
+
+    def halo(self, size: int) -> tuple[int, int]:
+        """Return the zeros that it reads before and behind an axis of ``size``."""
+        behind = self.count + self.taps - 1 - self.pad - size
+        return max(self.pad, 0), max(behind, 0)
+
+
+def phases_of(
+    op: Op, sizes: Sequence[int], kernel: Sequence[int]
+) -> list[tuple[int, list[Phase]]] | None:
+    """Return stride and phases of a transposed convolution, by axis.
+
+    ``None`` for dilated windows and those that leave gaps between results.
+    """
+    rank = len(sizes)
+    strides = op.attr("strides") or (1,) * rank
+    if any(d != 1 for d in op.attr("dilations") or ()) or any(
+        k < s for k, s in zip(kernel, strides, strict=True)
+    ):
+        return None
+    given, extra = op.attr("pads") or (0,) * (2 * rank), op.attr("output_padding") or (0,) * rank
+    explicit = op.attr("output_shape")
+    targets = list(explicit[-rank:]) if explicit else [None] * rank
+    found = []
+    for i, (size, k, stride) in enumerate(zip(sizes, kernel, strides, strict=True)):
+        full = stride * (size - 1) + k + extra[i]
+        pads = (given[i], given[i + rank])
+        try:
+            begin, out = transposed_crop(full, size, stride, targets[i], op.attr("auto_pad"), pads)
+        except ValueError:
+            return None
+        found.append((stride, _phases(k, stride, begin, out)))
+    return found
+
+
+def _phases(kernel: int, stride: int, begin: int, out: int) -> list[Phase]:
+    """Return the phases of an axis: result ``first + stride * t`` sums elements around ``t``."""
+    found = []
+    for first in range(min(stride, out)):
+        tap = (first + begin) % stride
+        taps = -(-(kernel - tap) // stride)
+        last_read = (first + begin - tap) // stride
+        found.append(Phase(first, -(-(out - first) // stride), tap, taps, taps - 1 - last_read))
+    return found
+
+
 def halo_for(value: Value, shape: Sequence[int]) -> Halo:
     """Return the halo that the convolutions which read ``value`` want around it."""
     rank = len(shape) - 2
     found = [(0, 0)] * rank
     for use in value.uses:
-        op = use.op
-        if op.name not in ("conv", "conv_integer") or use.index != 0 or op.operands[1] is None:
-            continue
-        kernel = op.operands[1].shape
-        if kernel is None or len(kernel) != rank + 2:
-            continue
-        if any(not isinstance(k, int) for k in kernel[2:]):
-            continue
-        window = window_of(op, shape[2:], [k for k in kernel[2:] if isinstance(k, int)])
-        if window is not None:
-            pads = window.pads[2 - rank :]
-            found = [(max(a, c), max(b, d)) for (a, b), (c, d) in zip(found, pads, strict=True)]
+        wanted = _wanted(use.op, shape[2:]) if use.index == 0 else None
+        for i, (before, behind) in enumerate(wanted or ()):
+            found[i] = (max(found[i][0], before), max(found[i][1], behind))
     return tuple(found)
+
+
+def _wanted(op: Op, sizes: Sequence[int]) -> Sequence[tuple[int, int]] | None:
+    """Return the halo that an operation wants around its first operand."""
+    if op.name not in ("conv", "conv_integer", "conv_transpose") or op.operands[1] is None:
+        return None
+    shape = op.operands[1].shape
+    if shape is None or len(shape) != len(sizes) + 2:
+        return None
+    kernel = [k for k in shape[2:] if isinstance(k, int)]
+    if len(kernel) != len(sizes):
+        return None
+    if op.name == "conv_transpose":
+        axes = phases_of(op, sizes, kernel)
+        return None if axes is None else transposed_halo(axes, sizes)
+    window = window_of(op, sizes, kernel)
+    return None if window is None else window.pads[2 - len(sizes) :]
+
+
+def transposed_halo(
+    axes: Sequence[tuple[int, list[Phase]]], sizes: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Return the zeros that the phases of a transposed convolution read around an image."""
+    found = []
+    for (_, phases), size in zip(axes, sizes, strict=True):
+        halos = [p.halo(size) for p in phases]
+        found.append((max(h[0] for h in halos), max(h[1] for h in halos)))
+    return found
 
 
 def fill_for(value: Value) -> int:
