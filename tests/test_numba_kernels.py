@@ -267,6 +267,31 @@ def test_lstm(steps, batch, inputs, hidden, direction, extra, target):
     check(body, target, x=normal(steps, batch, inputs), **states)
 
 
+CELLS = [
+    ("gru", 3, "linear_before_reset=true"),
+    ("gru", 3, ""),
+    ("rnn", 1, 'activations=["Tanh","Relu"]'),
+    ("rnn", 1, 'activations=["Relu","Sigmoid"]'),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(("steps", "batch", "inputs", "hidden"), [(5, 1, 7, 16), (4, 3, 40, 33)])
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize(("cell", "gates", "attrs"), CELLS)
+def test_gru_and_rnn(cell, gates, attrs, steps, batch, inputs, hidden, direction, extra, target):
+    d = 2 if direction == "bidirectional" else 1
+    body = f"  %w = const() {{value=rand(1)}} : f32[{d},{gates * hidden},{inputs}]\n"
+    body += f"  %r = const() {{value=rand(2)}} : f32[{d},{gates * hidden},{hidden}]\n"
+    body += f"  %b = const() {{value=rand(3)}} : f32[{d},{2 * gates * hidden}]\n" if extra else ""
+    body += f"  %n = const() {{value=[{','.join([str(steps)] * batch)}]}} : i32[{batch}]\n"
+    body += f"  %y, %yh = {cell}(%x, %w, %r, {'%b, %n, %h' if extra else '_, _, _'}) "
+    attrs = f"{attrs}, " if attrs else ""
+    body += f"{{{attrs}hidden_size={hidden}, direction={direction}}}\n  return(%y, %yh)"
+    check(body, target, x=normal(steps, batch, inputs), h=normal(d, batch, hidden))
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(

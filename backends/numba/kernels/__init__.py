@@ -22,6 +22,7 @@ _FAMILIES = (
     "pixels",
     "integer_conv",
     "resize",
+    "gated",
 )
 
 MODULES: tuple[str, ...] = tuple(f"lepton_ir.backends.numba.kernels.{name}" for name in _FAMILIES)

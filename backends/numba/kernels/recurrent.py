@@ -17,6 +17,7 @@ from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.expression import Expression, Step
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.constants import aligned_array
+from lepton_ir.backends.numba.kernels.blocked import blocks_of
 from lepton_ir.backends.numba.kernels.gemm import call_matrix
 from lepton_ir.backends.numba.kernels.panels import pack_panels, width_of
 from lepton_ir.backends.numba.lowering import Lowering, lowers
@@ -65,35 +66,17 @@ def _lower_direction(
     hidden: int,
     backward: bool,
 ) -> None:
-    lanes, width = lo.machine.lanes, width_of(lo.machine)
-    steps, batch, depth = x.shape
+    lanes = lo.machine.lanes
+    steps, batch, _ = x.shape
     blocks = -(-hidden // lanes)
-    columns = blocks * GATES * lanes
 
-    def pack_input(w: Array) -> Array:
-        return pack_panels(np.ascontiguousarray(_ordered(w[d], lanes).T), width)
+    def both(b: Array) -> Array:
+        return b[d, : GATES * hidden] + b[d, GATES * hidden :]
 
-    def pack_recurrent(r: Array) -> Array:
-        return pack_panels(np.ascontiguousarray(_ordered(r[d], lanes).T), GATES * lanes)
-
-    def pack_bias(b: Array) -> Array:
-        whole = b[d, : GATES * hidden] + b[d, GATES * hidden :]
-        return _ordered(whole[:, None], lanes)[:, 0].copy()
-
-    weights = lo.packed(1, ("lstm", d, lanes, width), pack_input)
-    panels = lo.packed(2, ("lstm", d, lanes), pack_recurrent)
-    assert weights is not None
-    assert panels is not None
-    flat = Tensor(x.dtype, (steps * batch, depth), x.ref, (depth, 1))
-    gates = lo.new(dtypes.F32, (steps * batch, columns))
-    bias = lo.packed(3, ("lstm", d, lanes), pack_bias) if lo.has(3) else None
-    if bias is None:
-        bias = lo.constant(("zeros", columns), lambda: np.zeros(columns, np.float32))
-    row = Tensor(dtypes.F32, (columns,), bias, (1,))
-    call_matrix(lo, flat, weights, gates, _ADD, [row])
+    gates = input_product(lo, x, d, (GATES, hidden), both)
+    panels = recurrent_panels(lo, d, tuple(range(GATES)), hidden)
     size = 4 * batch * hidden
-    zeros = lo.constant(("zeros", batch * hidden), lambda: np.zeros(batch * hidden, np.float32))
-    initial = [_state(lo, index, d * size) or zeros for index in (5, 6)]
+    initial = [initial_state(lo, index, batch * hidden, d) for index in (5, 6)]
     y, last_h, last_c = (Ref(t.ref.buffer, t.ref.offset + d * size) for t in results)
     cells = lo.scratch(4 * batch * blocks * lanes)
     strides = (results[0].strides[0] * 4, 4 * hidden)
@@ -102,23 +85,86 @@ def _lower_direction(
     lo.call(kernel, *refs, steps, batch, hidden, *strides)
 
 
-def _state(lo: Lowering, index: int, offset: int) -> Ref | None:
+def input_product(
+    lo: Lowering,
+    x: Tensor,
+    d: int,
+    size: tuple[int, int],
+    bias_of: Callable[[Array], Array],
+) -> Tensor:
+    """Add the product of all steps' inputs with the input weights of direction ``d``.
+
+    Args:
+        lo: the operation; its operands 1 and 3 are weights and bias.
+        x: (steps, batch, features).
+        d: the direction.
+        size: numbers of gates and of hidden units.
+        bias_of: takes what is added to the product out of the bias.
+
+    Returns:
+        (steps * batch, columns), the columns ordered ``[unit block, gate, lane]``.
+    """
+    lanes, width = lo.machine.lanes, width_of(lo.machine)
+    gates, hidden = size
+    steps, batch, depth = x.shape
+    columns = blocks_of(hidden, lanes) * gates * lanes
+
+    def pack(w: Array) -> Array:
+        return pack_panels(np.ascontiguousarray(ordered(w[d], lanes, gates).T), width)
+
+    def pack_bias(b: Array) -> Array:
+        return ordered(bias_of(b)[:, None], lanes, gates)[:, 0].copy()
+
+    weights = lo.packed(1, ("recurrent", d, lanes, width, gates), pack)
+    assert weights is not None
+    flat = Tensor(x.dtype, (steps * batch, depth), x.ref, (depth, 1))
+    found = lo.new(dtypes.F32, (steps * batch, columns))
+    key = ("recurrent", lo.anchor.name, d, lanes, lo.anchor.all_attrs().get("linear_before_reset"))
+    bias = lo.packed(3, key, pack_bias) if lo.has(3) else None
+    if bias is None:
+        bias = zeros(lo, columns)
+    row = Tensor(dtypes.F32, (columns,), bias, (1,))
+    call_matrix(lo, flat, weights, found, _ADD, [row])
+    return found
+
+
+def recurrent_panels(lo: Lowering, d: int, chosen: tuple[int, ...], hidden: int) -> Ref:
+    """Return the recurrent weights of some gates, ``[unit block, hidden unit, gate, lane]``."""
+    lanes = lo.machine.lanes
+
+    def pack(r: Array) -> Array:
+        gates = r[d].reshape(-1, hidden, hidden)[list(chosen)]
+        rows = ordered(gates.reshape(-1, hidden), lanes, len(chosen))
+        return pack_panels(np.ascontiguousarray(rows.T), len(chosen) * lanes)
+
+    panels = lo.packed(2, ("recurrent", d, lanes, chosen), pack)
+    assert panels is not None
+    return panels
+
+
+def zeros(lo: Lowering, count: int) -> Ref:
+    """Return the address of so many zeros."""
+    return lo.constant(("zeros", count), lambda: np.zeros(count, np.float32))
+
+
+def initial_state(lo: Lowering, index: int, size: int, d: int) -> Ref:
+    """Return the state that direction ``d`` starts with: operand ``index``, or zeros."""
     if not lo.has(index):
-        return None
+        return zeros(lo, size)
     t = lo.plain(lo.operand(index))
-    return Ref(t.ref.buffer, t.ref.offset + offset)
+    return Ref(t.ref.buffer, t.ref.offset + 4 * d * size)
 
 
-def _ordered(w: Array, lanes: int) -> Array:
+def ordered(w: Array, lanes: int, count: int) -> Array:
     """Return the rows of ``[gate, unit]`` weights as ``[unit block, gate, lane]``."""
-    gates = w.reshape(GATES, -1, w.shape[-1])
+    gates = w.reshape(count, -1, w.shape[-1])
     hidden = gates.shape[1]
-    blocks = -(-hidden // lanes)
-    padded = np.zeros((GATES, blocks * lanes, w.shape[-1]), np.float32)
+    blocks = blocks_of(hidden, lanes)
+    padded = np.zeros((count, blocks * lanes, w.shape[-1]), np.float32)
     padded[:, :hidden] = gates
-    ordered = padded.reshape(GATES, blocks, lanes, -1).transpose(1, 0, 2, 3)
-    found = aligned_array((blocks * GATES * lanes, w.shape[-1]), np.float32)
-    found[:] = ordered.reshape(found.shape)
+    turned = padded.reshape(count, blocks, lanes, -1).transpose(1, 0, 2, 3)
+    found = aligned_array((blocks * count * lanes, w.shape[-1]), np.float32)
+    found[:] = turned.reshape(found.shape)
     return found
 
 
@@ -137,7 +183,7 @@ def emit_lstm(e: Emitter, backward: bool) -> None:
     def one(n: Val) -> None:
         state = b.mul(b.mul(n, hidden), i64(4))
         cell = e.ptr(b.add(cells, b.mul(n, b.mul(blocks, i64(size)))))
-        _copy_row(e, e.ptr(b.add(c0, state)), cell, whole, mask, hidden)
+        copy_row(e, e.ptr(b.add(c0, state)), cell, whole, mask, hidden)
 
         def step(s: Val, carried: list[Val]) -> list[Val]:
             t = b.sub(b.sub(steps, i64(1)), s) if backward else s
@@ -146,7 +192,10 @@ def emit_lstm(e: Emitter, backward: bool) -> None:
             before = e.ptr(carried[0])
 
             def block(p: Val) -> None:
-                sums = _gates(e, e.ptr(place), e.ptr(panels), before, p, hidden)
+                inputs = e.off(e.ptr(place), b.mul(p, i64(GATES * size)))
+                panel = e.off(e.ptr(panels), b.mul(p, b.mul(hidden, i64(GATES * size))))
+                start = [e.load(inputs, type_, size * g) for g in range(GATES)]
+                sums = gate_sums(e, start, panel, before, hidden)
                 i, o, f = (vmath.sigmoid(e, g) for g in sums[:3])
                 at = e.off(cell, b.mul(p, i64(size)))
                 new = e.fma(f, e.load(at, type_), b.fmul(i, vmath.tanh(e, sums[3])))
@@ -163,13 +212,13 @@ def emit_lstm(e: Emitter, backward: bool) -> None:
             return [out]
 
         (final,) = e.loop(steps, [b.add(h0, state)], step)
-        _copy_row(e, e.ptr(final), e.ptr(b.add(last_h, state)), whole, mask, hidden)
-        _copy_row(e, cell, e.ptr(b.add(last_c, state)), whole, mask, hidden)
+        copy_row(e, e.ptr(final), e.ptr(b.add(last_h, state)), whole, mask, hidden)
+        copy_row(e, cell, e.ptr(b.add(last_c, state)), whole, mask, hidden)
 
     e.each(last, one, start=first)
 
 
-def _copy_row(e: Emitter, source: Val, target: Val, whole: Val, mask: Val, size: Val) -> None:
+def copy_row(e: Emitter, source: Val, target: Val, whole: Val, mask: Val, size: Val) -> None:
     """Copy ``size`` elements: ``whole`` vectors and the masked rest."""
     b, bytes_ = e.b, 4 * e.lanes
     type_ = e.vec(F32)
@@ -185,30 +234,38 @@ def _copy_row(e: Emitter, source: Val, target: Val, whole: Val, mask: Val, size:
         e.store_masked(loaded, e.off(target, offset), mask)
 
 
-def _gates(e: Emitter, start: Val, panels: Val, before: Val, p: Val, hidden: Val) -> list[Val]:
-    """Return the gates of one block of units: inputs and the recurrent product."""
-    b, type_, size = e.b, e.vec(F32), 4 * e.lanes
-    inputs = e.off(start, b.mul(p, i64(GATES * size)))
-    panel = e.off(panels, b.mul(p, b.mul(hidden, i64(GATES * size))))
-    splits = 2
+def gate_sums(e: Emitter, start: list[Val], panel: Val, before: Val, hidden: Val) -> list[Val]:
+    """Return the gates of one block of units: ``start`` and their recurrent products.
+
+    Args:
+        e: the emitter.
+        start: one vector a gate.
+        panel: pointer to the block's weights.
+        before: pointer to the state of the step before.
+        hidden: number of units.
+    """
+    b, type_, size, gates = e.b, e.vec(F32), 4 * e.lanes, len(start)
+    splits = 2 if gates > 1 else 4
 
     def terms(number: int) -> Callable[[Val, list[Val]], list[Val]]:
         def visit(k: Val, sums: list[Val]) -> list[Val]:
             sums = list(sums)
+            row = e.off(panel, b.mul(k, i64(gates * size)))
             for u in range(number):
                 left = e.splat(e.load(e.off(before, b.shl(k, i64(2))), F32, 4 * u))
-                row = e.off(panel, b.mul(k, i64(GATES * size)))
-                for g in range(GATES):
-                    right = e.load(row, type_, size * (GATES * u + g))
-                    n = (u % splits) * GATES + g
+                for g in range(gates):
+                    right = e.load(row, type_, size * (gates * u + g))
+                    n = (u % splits) * gates + g
                     sums[n] = e.fma(left, right, sums[n])
             return sums
 
         return visit
 
-    sums = [e.load(inputs, type_, size * g) for g in range(GATES)]
-    sums += [e.zero(type_)] * GATES
+    sums = [*start, *[e.zero(type_)] * (gates * (splits - 1))]
     whole = b.and_(hidden, i64(-4))
     sums = e.loop(whole, sums, terms(4), step=4)
     sums = e.loop(hidden, sums, terms(1), start=whole)
-    return [b.fadd(x, z) for x, z in zip(sums[:GATES], sums[GATES:], strict=True)]
+    total = sums[:gates]
+    for s in range(1, splits):
+        total = [b.fadd(x, z) for x, z in zip(total, sums[s * gates :][:gates], strict=True)]
+    return total
