@@ -49,6 +49,11 @@ CONVOLUTIONS = [
     ((1, 18, 20, 13), (18, 1, 9, 9), "group=18, pads=[4,4,4,4]"),
     ((1, 6, 40), (6, 1, 31), "group=6, pads=[15,15]"),
     ((1, 12, 40), (24, 12, 5), "pads=[2,2]"),
+    ((2, 3, 5, 9, 8), (20, 3, 3, 3, 3), "pads=[1,1,1,1,1,1]"),
+    ((1, 20, 6, 9, 8), (33, 20, 3, 1, 1), "pads=[2,0,0,1,0,0], strides=[2,1,1]"),
+    ((1, 8, 6, 9, 8), (16, 8, 2, 3, 2), "dilations=[3,1,2], strides=[1,2,2]"),
+    ((1, 24, 4, 9, 8), (24, 1, 3, 3, 3), "group=24, pads=[1,1,1,1,1,1]"),
+    ((1, 24, 2, 5, 6), (16, 24, 1, 1, 1), ""),
     ((1, 12, 40), (24, 12, 5), "auto_pad=SAME_LOWER, strides=[3]"),
     ((1, 12, 40), (12, 1, 3), "group=12, pads=[2,0]"),
 ]
@@ -210,6 +215,23 @@ POOLS = [
 @pytest.mark.parametrize("channels", [3, 32, 37])
 def test_pools(pool, channels, target):
     x = normal(2, channels, 11, 14) - 5  # all negative: no zero of the padding may win
+    check(f"  %y = {pool}\n  return(%y)", target, x=x)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "max_pool(%x) {kernel_shape=[3,3,2], strides=[2,2,1], pads=[1,1,0,1,1,1]}",
+        "max_pool(%x) {kernel_shape=[2,2,2], dilations=[2,1,2], ceil_mode=true}",
+        "average_pool(%x) {kernel_shape=[3,2,3], pads=[1,0,1,1,1,1], strides=[2,1,2]}",
+        "average_pool(%x) {kernel_shape=[2,3,3], count_include_pad=true, ceil_mode=true, "
+        "strides=[2,2,2], pads=[1,1,1,1,1,1]}",
+        "average_pool(%x) {kernel_shape=[2,2,2], auto_pad=SAME_UPPER}",
+    ],
+)
+def test_pools_over_three_axes(pool, target):
+    x = normal(2, 5, 7, 8, 9) - 5
     check(f"  %y = {pool}\n  return(%y)", target, x=x)
 
 

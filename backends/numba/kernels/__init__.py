@@ -23,6 +23,7 @@ _FAMILIES = (
     "integer_conv",
     "resize",
     "gated",
+    "volumes",
 )
 
 MODULES: tuple[str, ...] = tuple(f"lepton_ir.backends.numba.kernels.{name}" for name in _FAMILIES)

@@ -19,8 +19,8 @@ def pack_direct(w: Array, block: int, vectors: int, group: int) -> Array:
     Output blocks stand in pairs of ``vectors``; a last single one is narrower, so the result is
     flat.
     """
-    outputs, channels, rows, columns = _window_axes(w).shape
-    w = _window_axes(w).reshape(group, outputs // group, channels, rows, columns)
+    outputs, channels, rows, columns = window_axes(w).shape
+    w = window_axes(w).reshape(group, outputs // group, channels, rows, columns)
     inputs = blocks_of(channels, block)
     parts = []
     for g in range(group):
@@ -38,7 +38,7 @@ def pack_direct(w: Array, block: int, vectors: int, group: int) -> Array:
 
 def pack_plain(w: Array, block: int, vectors: int) -> Array:
     """Return ``[output blocks, channel, window, outputs]``, flat."""
-    w = _window_axes(w)
+    w = window_axes(w)
     outputs, channels, rows, columns = w.shape
     parts, start, left = [], 0, blocks_of(outputs, block)
     while left:
@@ -53,7 +53,7 @@ def pack_plain(w: Array, block: int, vectors: int) -> Array:
 
 def pack_depthwise(w: Array, block: int) -> Array:
     """Return ``[output block, window, input of the group, output]``, zeros filled in."""
-    w = _window_axes(w)
+    w = window_axes(w)
     outputs, inputs, rows, columns = w.shape
     found = aligned_array((blocks_of(outputs, block), rows, columns, inputs, block), np.float32)
     found[:] = 0
@@ -63,7 +63,7 @@ def pack_depthwise(w: Array, block: int) -> Array:
     return found
 
 
-def _window_axes(w: Array) -> Array:
+def window_axes(w: Array) -> Array:
     """Return weights with a window of two axes; the first ones of more join the channels."""
     if w.ndim == 3:
         return w[:, :, None, :]

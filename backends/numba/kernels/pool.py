@@ -25,6 +25,9 @@ from lepton_ir.backends.numba.plan import Ref, Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lepton_ir.backends.numba.kernels.blocked import Halo
+    from lepton_ir.backends.numba.kernels.window import Window
+
 _MAX, _AVERAGE, _AVERAGE_PADDED = "max", "average", "average_padded"
 
 
@@ -32,22 +35,49 @@ _MAX, _AVERAGE, _AVERAGE_PADDED = "max", "average", "average_padded"
 def lower_pool(lo: Lowering) -> None:
     """Lower MaxPool and AveragePool over one or two axes."""
     x, op = lo.operand(0), lo.anchor
+    mode = pool_mode(lo, x)
+    window = window_of(op, x.shape[2:], op.attr("kernel_shape"))
+    if window is None or min(p for pair in window.pads for p in pair) < 0:
+        lo.decline("more than two axes, or negative padding")
+    value, (_, shape) = lo.op.results[0], lo.type()
+    lo.set(pool(lo, x, window, mode, shape, (halo_for(value, shape), fill_for(value))))
+
+
+def pool_mode(lo: Lowering, x: Tensor) -> str:
+    """Return what becomes of a window."""
+    op = lo.anchor
     pooled = (dtypes.F32, *(BYTES if op.name == "max_pool" else ()))
     if x.dtype not in pooled or len(op.results) > 1:
         lo.decline(f"pooling of {x.dtype}, or with indices")
-    kernel = op.attr("kernel_shape")
-    window = window_of(op, x.shape[2:], kernel)
-    if window is None or min(p for pair in window.pads for p in pair) < 0:
-        lo.decline("more than two axes, or negative padding")
-    mode = _MAX
-    if op.name == "average_pool":
-        mode = _AVERAGE_PADDED if op.attr("count_include_pad") else _AVERAGE
-        if window.dilations != (1, 1):
-            lo.decline("average over a dilated window")
-    _, shape = lo.type()
-    x = to_blocked(lo, x, ((0, 0),) * (len(shape) - 2))
-    value = lo.op.results[0]
-    y = new_blocked(lo, shape, halo_for(value, shape), x.dtype, fill_for(value))
+    if op.name == "max_pool":
+        return _MAX
+    if any(d != 1 for d in op.attr("dilations") or ()):
+        lo.decline("average over a dilated window")
+    return _AVERAGE_PADDED if op.attr("count_include_pad") else _AVERAGE
+
+
+def pool(
+    lo: Lowering,
+    x: Tensor,
+    window: Window,
+    mode: str,
+    shape: tuple[int, ...],
+    around: tuple[Halo, int] | None = None,
+) -> Tensor:
+    """Add the pooling of an image over one or two axes; return its result, blocked.
+
+    Args:
+        lo: the operation.
+        x: the image.
+        window: the geometry.
+        mode: what becomes of a window.
+        shape: of the result.
+        around: halo of the result, and what it is filled with; none when absent.
+    """
+    none = ((0, 0),) * (len(shape) - 2)
+    halo, fill = around or (none, 0)
+    x = to_blocked(lo, x, none)
+    y = new_blocked(lo, shape, halo, x.dtype, fill)
     rows, columns = plane_sizes(x)
     out_rows, out_columns = plane_sizes(y)
     (top, bottom), (left, right) = window.pads
@@ -56,7 +86,7 @@ def lower_pool(lo: Lowering) -> None:
     args += [*window.kernel, *window.strides, *window.dilations, top, left]
     args += [rows + bottom, columns + right]
     lo.call(Kernel("pool", (mode, x.dtype.name)), *args)
-    lo.set(y)
+    return y
 
 
 def reduce_planes(lo: Lowering, kind: str, x: Tensor) -> bool:

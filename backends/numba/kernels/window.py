@@ -39,7 +39,7 @@ def window_of(op: Op, sizes: Sequence[int], kernel: Sequence[int]) -> Window | N
         return None
     strides = tuple(op.attr("strides") or (1,) * rank)
     dilations = tuple(op.attr("dilations") or (1,) * rank)
-    pads = _pads(op, sizes, kernel, strides, dilations)
+    pads = pads_of(op, sizes, kernel, strides, dilations)
     if rank == 1:
         pairs = ((0, 0), pads[0])
         return Window((1, kernel[0]), (1, strides[0]), (1, dilations[0]), pairs)
@@ -51,13 +51,14 @@ def window_of(op: Op, sizes: Sequence[int], kernel: Sequence[int]) -> Window | N
     )
 
 
-def _pads(
+def pads_of(
     op: Op,
     sizes: Sequence[int],
     kernel: Sequence[int],
     strides: Sequence[int],
     dilations: Sequence[int],
 ) -> list[tuple[int, int]]:
+    """Return the padding of an operation with a window, by axis."""
     rank = len(sizes)
     auto = op.attr("auto_pad")
     if auto in ("NOTSET", ""):

@@ -22,6 +22,7 @@ from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.constants import aligned_array
 from lepton_ir.backends.numba.kernels.blocked import blocks_of, plane_strides
+from lepton_ir.backends.numba.kernels.conv_weights import window_axes
 from lepton_ir.backends.numba.kernels.depthwise import moved
 from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row
 from lepton_ir.backends.numba.kernels.tiles import TileSums, max_pixels, tile_widths
@@ -103,6 +104,7 @@ def _is_far(machine: Machine, products: int) -> bool:
 
 def pack_winograd(w: Array, block: int) -> Array:
     """Return ``[panel, position, channel, outputs]``, flat; a last panel may be narrower."""
+    w = window_axes(w)
     outputs, channels = w.shape[:2]
     g = _weight_transform()
     left, inputs = blocks_of(outputs, block), blocks_of(channels, block) * block
