@@ -33,11 +33,12 @@ class Integers(RewritePass, name="integers"):
 
     ``(a - za) sa`` times ``(b - zb) sb`` is the exact integer sum times ``sa sb``, rounded once,
     where floats would round each partial sum. What is quantized behind it may differ by one step.
+    Floats times weights of few bits become MatMulNBits, where the target has it.
     """
 
     needs = "shapes"
     clean_up = "fold,dce"
-    rule_modules: ClassVar[tuple[str, ...]] = (__name__,)
+    rule_modules: ClassVar[tuple[str, ...]] = (__name__, "lepton_ir.passes.blocks")
 
 
 class _Codes(NamedTuple):

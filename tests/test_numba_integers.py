@@ -24,8 +24,10 @@ KINDS = {
 }
 
 
-def check(body: str, target: str = "host", *, roads: str = "a", **inputs: Any) -> list[Any]:
-    """Run a body on arrays; results are the very ones of the interpreter."""
+def check(
+    body: str, target: str = "host", *, roads: str = "a", rtol: float = 0.0, **inputs: Any
+) -> list[Any]:
+    """Run a body on arrays; results are those of the interpreter, exactly unless ``rtol`` says."""
     arguments = ", ".join(
         f"%{n}: {KINDS[a.dtype.name]}[{','.join(map(str, a.shape))}]" for n, a in inputs.items()
     )
@@ -36,7 +38,7 @@ def check(body: str, target: str = "host", *, roads: str = "a", **inputs: Any) -
     assert set(session.profile.by_road()) <= set(roads.split()), session.profile.render()
     for f, e in zip(found, run_list(module, inputs), strict=True):
         assert f.dtype == e.dtype
-        np.testing.assert_array_equal(f, e)
+        np.testing.assert_allclose(f, e, rtol=rtol, atol=rtol * np.abs(e).max(initial=0.0))
     return found
 
 
@@ -314,3 +316,47 @@ def test_residual_network_agrees_with_onnxruntime(tmp_path):
     assert "integer_depthwise" in session.profile.render()
     (expected,) = ort.InferenceSession(str(path)).run(None, feed)
     assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
+
+
+# -- weights of few bits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("zeros", ["none", "codes", "floats"])
+@pytest.mark.parametrize(
+    ("bits", "block", "k", "n"),
+    [(4, 32, 96, 70), (4, 16, 50, 5), (8, 32, 100, 64), (2, 16, 64, 33), (8, 16, 37, 9)],
+)
+def test_weights_in_blocks(bits, block, k, n, zeros, target):
+    blocks, nbytes = -(-k // block), block * bits // 8
+    numbers = np.random.default_rng(bits)
+    packed = numbers.integers(0, 256, (n, blocks, nbytes)).tolist()
+    wide = -(-blocks * bits // 8)
+    head, zero = "", "_"
+    if zeros != "none":
+        zero = "%z"
+        points = numbers.integers(0, 256, (n, wide)).tolist()
+        head = f"  %z = const() {{value={points}}} : u8[{n},{wide}]\n"
+    if zeros == "floats":
+        head = f"  %z = const() {{value=rand(4)}} : f32[{n},{blocks}]\n"
+    body = f"""{head}
+  %b = const() {{value={packed}}} : u8[{n},{blocks},{nbytes}]
+  %s = const() {{value=rand(3)}} : f32[{n},{blocks}]
+  %c = const() {{value=rand(5)}} : f32[{n}]
+  %y = ms_matmul_nbits(%a, %b, %s, {zero}, _, %c) {{K={k}, N={n}, bits={bits}, block_size={block}}}
+  %r = relu(%y)
+  return(%r)"""
+    for m in (1, 2, 3, 7, 30):
+        a = normal(m, k)
+        a[0, -1] = 0.0
+        check(body, target, rtol=2e-6, a=a)
+
+
+def test_weights_stored_in_bytes_are_made_floats_once():
+    body = """
+  %w = const() {value=rand(1)} : i8[32,20,3,3]
+  %s = const() {value=rand(2)} : f32[32]
+  %d = dequantize_linear(%w, %s) {axis=0}
+  %y = conv(%x, %d) {pads=[1, 1, 1, 1]}
+  return(%y)"""
+    check(body, rtol=1e-5, x=normal(1, 20, 8, 8))

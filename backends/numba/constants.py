@@ -38,6 +38,7 @@ class Constants:
         self._kept: dict[int, Array] = {}
         self._seen: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
         self._derived: dict[Hashable, Array] = {}
+        self._owned: set[int] = set()
         self._lock = threading.RLock()
 
     def data(self, tensor: Tensor) -> Array:
@@ -67,7 +68,12 @@ class Constants:
             if found is None:
                 found = self._derived[key] = _with_slack(np.asarray(make(), order="C"))
                 found.flags.writeable = False
+                self._owned.add(id(found))
             return found
+
+    def owns(self, array: Array) -> bool:
+        """Return whether ``array`` is a derived constant."""
+        return id(array) in self._owned
 
     @property
     def nbytes(self) -> int:

@@ -223,6 +223,8 @@ class Planner:
             return False
         if op.name == "shape":
             return self._evaluate_shape(op)
+        if op.name == "dequantize_linear" and self._dequantize(op):
+            return True
         if not op.operands:
             return False
         operands: list[Array | None] = []
@@ -240,6 +242,21 @@ class Planner:
             return False
         for value, found in zip(op.results, results, strict=False):
             self.state.known[value] = _frozen(np.array(found, order="C"))
+        return True
+
+    def _dequantize(self, op: Op) -> bool:
+        """Make floats of a stored constant, once a session; return whether that was done."""
+        keys = tuple(None if v is None else self.constant_key(v) for v in op.operands)
+        if any(v is not None and k is None for v, k in zip(op.operands, keys, strict=True)):
+            return False
+
+        def make() -> Array:
+            operands = [None if v is None else self.known(v) for v in op.operands]
+            found: Array = call_meaning(op, operands, op.all_attrs())[0]
+            return found
+
+        attrs = tuple(map(str, op.all_attrs().values()))
+        self.state.known[op.results[0]] = self.constants.derived(("floats", keys, attrs), make)
         return True
 
     def _is_small(self, op: Op) -> bool:
@@ -357,8 +374,11 @@ class Planner:
         if tensor is not None:
             return self.constants.key(tensor)
         known = self.state.known.get(value)
-        if known is None or known.nbytes > KNOWN_BYTES:
+        if known is None:
             return None
+        if known.nbytes > KNOWN_BYTES:
+            # Derived constants live as long as the session.
+            return ("derived", id(known)) if self.constants.owns(known) else None
         return (known.dtype.str, known.shape, known.tobytes())
 
     def plain(self, t: Tensor, op: Op) -> Tensor:

@@ -24,6 +24,7 @@ _FAMILIES = (
     "resize",
     "gated",
     "volumes",
+    "blockwise",
 )
 
 MODULES: tuple[str, ...] = tuple(f"lepton_ir.backends.numba.kernels.{name}" for name in _FAMILIES)

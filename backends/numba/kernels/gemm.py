@@ -283,7 +283,7 @@ def emit_gemm(e: Emitter, tile: Tile, epilogue: Epilogue) -> None:
     a, b, c, rows, columns, depth, z0, z1 = args[:8]
     a_strides, b_strides, c_strides = args[8:12], args[12:16], args[16:19]
     operands = [args[20 + 4 * i : 24 + 4 * i] for i in range(count)]
-    tiles = {r: _tile_function(e, tile, epilogue, r) for r in tile.rows}
+    tiles = {r: tile_function(e, tile, epilogue, r) for r in tile.rows}
     width = tile.vectors * e.lanes
     spans = _spans(e, args[19], e.b.mul(z0, z1), e.ceil_div(columns, width), rows)
     nest = _Nest(e, tile, tiles, width, rows, columns, itemsize(epilogue.result))
@@ -410,7 +410,7 @@ class _Nest:
                 call(height, stop)
 
 
-def _tile_function(e: Emitter, tile: Tile, epilogue: Epilogue, rows: int) -> Val:
+def tile_function(e: Emitter, tile: Tile, epilogue: Epilogue, rows: int) -> Val:
     """Emit the function of one tile.
 
     Its arguments: A, B, C, depth, strides of A (row, k), of B (k), of C (row), flags (1 add to what
