@@ -114,8 +114,9 @@ def _blocks(op: Op, columns: bool) -> _Blocks | None:
 
 def _granularity(op: Op, w: Array, scale: Array, along: int) -> int | None:
     """Return the length of a block along a column, ``None`` where scales stand otherwise."""
-    axis, block = int(op.attr("axis")) % 2, int(op.attr("block_size"))
-    whole = -(-w.shape[along] // _WHOLE) * _WHOLE
+    axis: int = op.attr("axis") % 2
+    block: int = op.attr("block_size")
+    whole: int = -(-w.shape[along] // _WHOLE) * _WHOLE
     if scale.size == 1 and scale.ndim < 2:
         return whole
     if block:
