@@ -296,3 +296,41 @@ def test_no_compiler_is_needed(tmp_path):
     assert json.loads(done.stdout)["kernels_compiled"] > 0
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert json.loads(done.stdout)["kernels_compiled"] == 0
+
+
+def test_runs_of_the_same_plan_take_a_short_way_with_the_same_results():
+    module = module_of(
+        "    %a = matmul(%x, %x)\n    %b = softmax(%a)\n    %c = relu(%x)\n    return(%b, %c)",
+        "%x: f32[N,N]",
+    )
+    session = lepton_ir.compile(module, threads=1)
+    names = [a.name for a in session.get_outputs()]
+    feeds = [np.random.default_rng(n).standard_normal((n, n)).astype(np.float32) for n in (5, 7, 5)]
+    seen = []
+    for x in (*feeds, feeds[0].T, feeds[1][::-1]):
+        expected = run_list(module, {"x": x})
+        for _ in range(3):
+            found = session.run(None, {"x": x})
+            seen += found
+            for e, f in zip(expected, found, strict=True):
+                np.testing.assert_allclose(f, e, rtol=1e-5, atol=1e-6)
+            (last,) = session.run(names[1:], {"x": x})
+            assert np.array_equal(last, found[1])
+    assert len({a.__array_interface__["data"][0] for a in seen}) == len(seen)
+    x = feeds[0]
+    for wrong in ({"x": x.astype(np.float64)}, {"x": x[:3]}, {"x": x, "y": x}, {}):
+        with pytest.raises(LeptonError):
+            session.run(None, wrong)
+
+
+def test_feeds_at_the_end_of_mapped_memory_are_not_read_beyond():
+    import mmap
+
+    module = module_of("    %y = exp(%x)\n    return(%y)", "%x: f32[1021]")
+    session = lepton_ir.compile(module, threads=1)
+    with mmap.mmap(-1, 2 * mmap.PAGESIZE) as pages:
+        x = np.frombuffer(pages, np.float32)[-1021:]
+        for _ in range(2):
+            (y,) = session.run(None, {"x": x})
+            assert (y == 1).all()
+        del x

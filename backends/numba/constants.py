@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 _KEPT = 1 << 16
 """Bytes up to which data stays in memory; more is dropped when no plan reads it any more."""
 
-_PAGE = 4096
-
 
 class Constants:
     """The constants of one session.
@@ -66,7 +64,7 @@ class Constants:
         with self._lock:
             found = self._derived.get(key)
             if found is None:
-                found = self._derived[key] = _with_slack(np.asarray(make(), order="C"))
+                found = self._derived[key] = with_slack(np.asarray(make(), order="C"))
                 found.flags.writeable = False
                 self._owned.add(id(found))
             return found
@@ -87,13 +85,12 @@ def _loaded(tensor: Tensor) -> Array:
         tensor.read_into(found)
         found.flags.writeable = False
         return found
-    return _with_slack(np.asarray(tensor.numpy(), order="C"))
+    return with_slack(np.asarray(tensor.numpy(), order="C"))
 
 
-def _with_slack(array: Array) -> Array:
+def with_slack(array: Array) -> Array:
     """Return ``array``, copied if a vector read behind its end could leave the mapped memory."""
-    end = array.ctypes.data + array.nbytes
-    if array.dtype == object or (end - 1) // _PAGE == (end - 1 + memory.SLACK) // _PAGE:
+    if array.dtype == object or memory.is_readable(array.ctypes.data + array.nbytes):
         return array
     copy = _allocated(array.shape, array.dtype)
     copy[...] = array

@@ -15,6 +15,14 @@ ALIGNMENT = 64
 SLACK = 64
 """Bytes behind each buffer that a full vector may read, never write."""
 
+_PAGE = 4096
+"""Bytes that are mapped together, at least."""
+
+
+def is_readable(end: int) -> bool:
+    """Return whether a vector may be read at the address ``end``, where an array stops."""
+    return 0 < end & (_PAGE - 1) <= _PAGE - SLACK
+
 
 def align(nbytes: int) -> int:
     """Return ``nbytes`` rounded up to whole cache lines, with room for a vector read at the end."""

@@ -209,6 +209,7 @@ class Segment:
         drops: for each step, the slots that nothing reads after it.
         arena_bytes: size of the arena.
         sum_bytes: what all intermediates would take without reuse.
+        shapes: of the block's inputs where they are arrays, when this is the first segment.
         outputs: places of the block's results, when this is the last segment.
         cut: the values that are boxed at the end and whose shapes decide how it goes on.
         following: the next segments, by those shapes.
@@ -219,6 +220,7 @@ class Segment:
     drops: dict[int, list[int]] = field(default_factory=dict)
     arena_bytes: int = 0
     sum_bytes: int = 0
+    shapes: list[tuple[int, ...] | None] = field(default_factory=list)
     outputs: list[Place | None] | None = None
     cut: list[tuple[Value, int]] = field(default_factory=list)
     following: dict[Any, Segment] = field(default_factory=dict)

@@ -50,6 +50,8 @@ class BlockPlans:
         self.last_use = _last_uses(self.ops)
         self.status = np.zeros(4, np.int64)
         self.arena = aligned(0)
+        self.arena_address = 0
+        self.latest: Segment | None = None
         self.children: dict[Op, tuple[list[BlockPlans], list[Value]]] = {}
         self.plans: dict[Any, Segment] = {}
 
@@ -67,6 +69,7 @@ class BlockPlans:
     def _grow(self, nbytes: int) -> None:
         if len(self.arena) < nbytes:
             self.arena = aligned(nbytes)
+            self.arena_address = self.arena.ctypes.data
 
     def _first(self, arrays: Sequence[Any]) -> Segment:
         key = tuple(map(_shape_key, arrays))
@@ -75,6 +78,8 @@ class BlockPlans:
             if len(self.plans) >= MAX_PLANS:
                 del self.plans[next(iter(self.plans))]
             segment = self.plans[key] = self._plan(self._start(arrays))
+            segment.shapes = [k if isinstance(k, tuple) else None for k in key]
+        self.latest = segment
         return segment
 
     def _start(self, arrays: Sequence[Any]) -> State:

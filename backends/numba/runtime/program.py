@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_ir.backends.numba import memory
 from lepton_ir.backends.numba.codegen.library import kernel_function
-from lepton_ir.backends.numba.constants import aligned
+from lepton_ir.backends.numba.constants import aligned, with_slack
 from lepton_ir.backends.numba.plan import Array, Boxed, Place, PyStep, Ref, Row, Segment, Tensor
 from lepton_ir.backends.numba.runtime.vm import VM
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
@@ -38,29 +39,29 @@ class Frame:
             return self.objects[place.slot]
         buffer = place.ref.buffer
         if buffer.is_const:
-            memory = buffer.data()
+            held = buffer.data()
         elif buffer.slot >= 0:
-            memory = self.objects[buffer.slot]
+            held = self.objects[buffer.slot]
         else:
-            memory = self.arena
+            held = self.arena
         offset = place.ref.offset + (buffer.offset if buffer.in_arena else 0)
-        as_is = memory.shape == place.shape and memory.dtype == place.dtype.numpy
+        as_is = held.shape == place.shape and held.dtype == place.dtype.numpy
         if as_is and offset == 0 and place.is_plain:
-            return memory
-        return _view(memory, place, offset)
+            return held
+        return _view(held, place, offset)
 
 
-def _view(memory: Array, place: Tensor, offset: int) -> Array:
+def _view(held: Array, place: Tensor, offset: int) -> Array:
     size = place.itemsize
     if place.size == 0:
         return np.empty(place.shape, place.dtype.numpy)
-    flat = memory if memory.dtype == np.uint8 and memory.ndim == 1 else _as_bytes(memory)
+    flat = held if held.dtype == np.uint8 and held.ndim == 1 else _as_bytes(held)
     strides = [s * size for s in place.strides]
     return np.ndarray(place.shape, place.dtype.numpy, flat, offset, strides)
 
 
-def _as_bytes(memory: Array) -> Array:
-    return memory.reshape(-1).view(np.uint8)
+def _as_bytes(held: Array) -> Array:
+    return held.reshape(-1).view(np.uint8)
 
 
 @dataclass
@@ -95,6 +96,12 @@ class Stretch:
     checked: bool
     large: bool
     arena_base: int = -1
+
+    def place_arena(self, base: int) -> None:
+        """Write the addresses in the arena, unless they are there already."""
+        if base != self.arena_base:
+            self.args[self.arena_at] = base + self.arena_offsets
+            self.arena_base = base
 
 
 _WORTH_THREADS = 256 << 10
@@ -164,7 +171,7 @@ class Program:
         self.segment = segment
         self.status = status
         self.items: list[Stretch | tuple[int, PyStep]] = []
-        self._vm = kernel_function(library.address(VM))
+        self.vm = kernel_function(library.address(VM))
         rows: list[Row] = []
         for index, step in enumerate([*segment.steps, None]):
             if isinstance(step, Row):
@@ -197,30 +204,29 @@ class Program:
                     objects[slot] = None
 
     def _run_stretch(self, stretch: Stretch, frame: Frame, session: Session) -> None:
-        base = frame.arena.ctypes.data
-        if base != stretch.arena_base:
-            stretch.args[stretch.arena_at] = base + stretch.arena_offsets
-            stretch.arena_base = base
+        stretch.place_arena(frame.arena.ctypes.data)
         if stretch.slots:
-            bases = _ints([_address(frame.objects[s]) for s in stretch.slots])
+            bases = _ints([_address(frame.objects, s) for s in stretch.slots])
             stretch.args[stretch.slot_at] = bases[stretch.slot_of] + stretch.slot_offsets
         if session.profile is not None:
             self._run_profiled(stretch, session)
         else:
             table = stretch.table.ctypes.data
-            session.call(self._vm, table, len(stretch.rows), large=stretch.large)
-        if stretch.checked and self.status[0]:
-            self._report(stretch)
+            session.call(self.vm, table, len(stretch.rows), large=stretch.large)
+        if stretch.checked:
+            self.check(stretch)
 
     def _run_profiled(self, stretch: Stretch, session: Session) -> None:
         assert session.profile is not None
         for i, row in enumerate(stretch.rows):
             started = time.perf_counter()
-            session.call(self._vm, stretch.table.ctypes.data + 16 * i, 1)
+            session.call(self.vm, stretch.table.ctypes.data + 16 * i, 1)
             session.profile.add_row(row, time.perf_counter() - started)
 
-    def _report(self, stretch: Stretch) -> None:
-        """Raise the error that a kernel noted: which row, which index, which bound."""
+    def check(self, stretch: Stretch) -> None:
+        """Raise the error that a kernel noted, if any: which row, which index, which bound."""
+        if not self.status[0]:
+            return
         number, index, size = (int(v) for v in self.status[:3])
         self.status[:] = 0
         row = stretch.rows[number - 1 - stretch.first]
@@ -231,9 +237,14 @@ class Program:
         )
 
 
-def _address(array: Any) -> int:
+def _address(objects: list[Any], slot: int) -> int:
+    """Return the address of an array, which is copied if a vector must not be read behind it."""
+    array = objects[slot]
     found: int = array.__array_interface__["data"][0]
-    return found
+    if memory.is_readable(found + array.nbytes):
+        return found
+    objects[slot] = array = with_slack(array)
+    return int(array.__array_interface__["data"][0])
 
 
 def _run_python(step: PyStep, frame: Frame) -> None:

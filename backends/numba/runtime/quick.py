@@ -1,0 +1,149 @@
+"""Running the same plan again: what a run looks up, checks and allocates is prepared once.
+
+Only for plans that are one stretch of kernel calls and whose results have memory of their own; all
+others, and feeds that need a closer look, take the general way through :mod:`.program`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lepton_ir.backends.numba.memory import ALIGNMENT, is_readable
+from lepton_ir.backends.numba.plan import Tensor
+from lepton_ir.backends.numba.runtime.program import Stretch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lepton_ir.backends.numba.plan import Segment
+    from lepton_ir.backends.numba.session import Session
+
+Patches = tuple[tuple[int, int], ...]
+"""Positions among the arguments of a stretch, and what is added to the address there."""
+
+
+class Feed(NamedTuple):
+    """An input as the plan expects it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+    patches: Patches
+
+
+class Result(NamedTuple):
+    """An output, the bytes to allocate for it, and where its address goes."""
+
+    nbytes: int
+    shape: tuple[int, ...]
+    dtype: Any
+    patches: Patches
+
+
+class Quick:
+    """Runs one plan of a session.
+
+    Args:
+        session: whose plan it is.
+        segment: the plan.
+        stretch: its kernel calls.
+        feeds: the inputs.
+        results: the outputs.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        segment: Segment,
+        stretch: Stretch,
+        feeds: list[Feed],
+        results: list[Result],
+    ) -> None:
+        self.segment = segment
+        self._session = session
+        self._stretch = stretch
+        self._feeds = feeds
+        self._results = results
+        self._args = memoryview(stretch.args.data)
+        self._call = np.array([stretch.table.ctypes.data, len(stretch.rows), 0, 0], np.int64)
+        self._call_address = self._call.ctypes.data
+        self._alone = session.threads == 1 or not stretch.large
+
+    def run(self, given: Mapping[str, Any]) -> list[Any] | None:
+        """Run the plan; return the outputs, ``None`` if the feeds are not exactly what it takes."""
+        if len(given) != len(self._feeds):
+            return None
+        addresses = []
+        for name, shape, dtype, patches in self._feeds:
+            array: Any = given.get(name)
+            fits = array.__class__ is np.ndarray and array.shape == shape and array.dtype == dtype
+            if not fits or not array.flags.c_contiguous:
+                return None
+            address = array.__array_interface__["data"][0]
+            if not is_readable(address + array.nbytes):
+                return None
+            addresses.append((address, patches))
+        results = []
+        for nbytes, shape, dtype, patches in self._results:
+            memory = np.empty(nbytes, np.uint8)
+            start = memory.__array_interface__["data"][0]
+            skipped = -start % ALIGNMENT
+            addresses.append((start + skipped, patches))
+            results.append(np.ndarray(shape, dtype, memory, skipped))
+        self._run(addresses)
+        return results
+
+    def _run(self, addresses: list[tuple[int, Patches]]) -> None:
+        args, stretch, session = self._args, self._stretch, self._session
+        with session.lock:
+            stretch.place_arena(session.arena_address)
+            for address, patches in addresses:
+                for position, offset in patches:
+                    args[position] = address + offset
+            program = self.segment.program
+            if self._alone:
+                program.vm(self._call_address, 0, 1)
+            else:
+                session.call(program.vm, int(self._call[0]), len(stretch.rows))
+            if stretch.checked:
+                program.check(stretch)
+
+
+def quick(session: Session, segment: Segment) -> Quick | None:
+    """Return the short way to run a plan, ``None`` if it has none."""
+    items = segment.program.items
+    main = session.module.main
+    if len(items) != 1 or not isinstance(items[0], Stretch) or main.overridable:
+        return None
+    stretch = items[0]
+    patches: dict[int, list[tuple[int, int]]] = {}
+    for position, index, offset in zip(
+        stretch.slot_at.tolist(),
+        stretch.slot_of.tolist(),
+        stretch.slot_offsets.tolist(),
+        strict=True,
+    ):
+        patches.setdefault(stretch.slots[index], []).append((position, offset))
+    sizes = {slot: shape[0] for slot, shape, _ in segment.makes}
+    results = []
+    for place in segment.outputs or ():
+        slot = place.ref.buffer.slot if isinstance(place, Tensor) else -1
+        # Results that share memory with others, with inputs or constants are copied elsewhere.
+        if slot not in sizes or not isinstance(place, Tensor) or place.ref.offset:
+            return None
+        if not place.is_plain or not place.size:
+            return None
+        nbytes = sizes.pop(slot) + ALIGNMENT
+        dtype = place.dtype.numpy
+        results.append(Result(nbytes, place.shape, dtype, tuple(patches.get(slot, ()))))
+    if sizes:
+        return None
+    feeds = []
+    for slot, (value, shape) in enumerate(zip(main.inputs, segment.shapes, strict=True)):
+        if shape is None or value.dtype is None:
+            return None
+        taken = tuple(patches.get(slot, ()))
+        feeds.append(Feed(value.name or "", shape, value.dtype.numpy, taken))
+    return Quick(session, segment, stretch, feeds, results)
