@@ -334,7 +334,9 @@ class Planner:
         if found is None:
             tensor = const_tensor(value)
             if tensor is not None:
-                found = self._place_constant(tensor)
+                found = self.plans.constants.get(value)
+                if found is None:
+                    found = self.plans.constants[value] = self._place_constant(tensor)
             else:
                 known = self.known(value)
                 if known is None:
@@ -345,7 +347,7 @@ class Planner:
             self.state.places[value] = found
         return found
 
-    def _place_constant(self, tensor: Payload) -> Place:
+    def _place_constant(self, tensor: Payload) -> Tensor:
         if tensor.dtype is dtypes.STRING:
             raise LeptonError("constants of strings are not supported", code="numba-strings")
         nbytes = tensor.size * tensor.dtype.numpy.itemsize

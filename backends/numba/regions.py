@@ -18,6 +18,7 @@ from lepton_ir.backends.numba.runtime.program import Frame, Program
 from lepton_ir.diagnostics import LeptonError
 from lepton_ir.infer import describe
 from lepton_ir.interp import call_meaning
+from lepton_ir.pauses import collector_paused
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class BlockPlans:
         self.latest: Segment | None = None
         self.children: dict[Op, tuple[list[BlockPlans], list[Value]]] = {}
         self.plans: dict[Any, Segment] = {}
+        self.constants: dict[Value, Tensor] = {}  # the same places in all plans
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
         """Run the block on its inputs; return the operands of its terminator."""
@@ -115,8 +117,9 @@ class BlockPlans:
     def _plan(self, state: State) -> Segment:
         from lepton_ir.backends.numba.planner import Planner
 
-        segment = Planner(self, state).plan()
-        segment.program = Program(segment, self.session.library, self.status)
+        with collector_paused():
+            segment = Planner(self, state).plan()
+            segment.program = Program(segment, self.session.library, self.status)
         return segment
 
     def child(self, op: Op) -> tuple[list[BlockPlans], list[Value]]:
