@@ -11,5 +11,6 @@ TABLE: dict[str, str] = {
     "ort": "lepton_ir.backends.onnx.target:ORT",
     "numba": "lepton_ir.backends.numba.target:NUMBA",
     "lepton": "lepton_ir.backends.numba.target:NUMBA",
+    "plan": "lepton_ir.backends.numba.outline:PLAN",
     "runner-onnxruntime": "lepton_ir.backends.onnx.runner:OrtRunner",
 }

@@ -361,3 +361,15 @@ def test_feeds_at_the_end_of_mapped_memory_are_not_read_beyond():
             (y,) = session.run(None, {"x": x})
             assert (y == 1).all()
         del x
+
+
+def test_a_plan_is_written_without_running_or_compiling(tmp_path):
+    path, out = tmp_path / "m.onnx", tmp_path / "m.plan"
+    lepton_ir.save(parse_module(TWO_INPUTS), path)
+    command = [sys.executable, "-m", "lepton_ir.tools.lepton_opt", str(path), "-o", str(out)]
+    done = subprocess.run([*command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "input x has a dim N without a size" in done.stderr
+    done = subprocess.run([*command, "--dim=N=4"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "elementwise slot0 slot1 slot2" in out.read_text()

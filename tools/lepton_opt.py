@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--passes", default="O2", metavar="PIPELINE", help="what to do (O2)")
     p.add_argument(
         "--emit",
-        choices=("onnx", "lir", "numba", "none"),
+        choices=("onnx", "lir", "numba", "plan", "none"),
         help="output format (by the name of OUT)",
     )
     p.add_argument("--target", default="onnx", help="what will run the result: onnx, ort (onnx)")
@@ -196,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-_EMITS = {".lir": "lir", ".lepton": "numba"}
+_EMITS = {".lir": "lir", ".lepton": "numba", ".plan": "plan"}
 """Output formats by the suffix of the output."""
 
 

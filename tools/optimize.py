@@ -42,7 +42,7 @@ ROUNDS = 3
 
 FULL_DRAWS, FAST_DRAWS = 5, 2
 
-_FROM_MODULE = {"lir": "", "numba": "numba"}
+_FROM_MODULE = {"lir": "", "numba": "numba", "plan": "plan"}
 """What is written from the module itself, after the check of its ONNX form; with the backend."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lepton_ir.backends.numba.plan import Boxed, Place, PyStep, Ref, Row, Segment
+from lepton_ir.backends.numba.plan import Boxed, Place, PyStep, Ref, Row, Segment, Tensor
 from lepton_ir.infer import describe
 
 if TYPE_CHECKING:
@@ -25,23 +25,24 @@ def segment_text(segment: Segment) -> str:
         slots = ", ".join(f"slot{slot}" for _, slot in segment.cut)
         lines.append(f"  continues with the shapes of {slots}")
     else:
-        places = [_place(p) for p in segment.outputs]
+        places = [place_text(p) for p in segment.outputs]
         lines.append(f"  returns {', '.join(places)}")
     return "\n".join(lines)
 
 
 def _row(row: Row) -> str:
-    args = ", ".join(_ref(a) if isinstance(a, Ref) else str(a) for a in row.args)
+    args = ", ".join(ref_text(a) if isinstance(a, Ref) else str(a) for a in row.args)
     return f"a {row.kernel} ({args})  {describe(row.op)}"
 
 
 def _python(step: PyStep) -> str:
-    inputs = ", ".join(_place(p) for p in step.inputs)
+    inputs = ", ".join(place_text(p) for p in step.inputs)
     outputs = ", ".join(f"slot{s}" for s in step.outputs)
     return f"{step.road} {step.op.name}({inputs}) -> {outputs}  {describe(step.op)}: {step.reason}"
 
 
-def _ref(ref: Ref) -> str:
+def ref_text(ref: Ref) -> str:
+    """Return an address: a constant, a slot or a place in the arena."""
     buffer = ref.buffer
     if buffer.is_const:
         return "const" + (f"+{ref.offset}" if ref.offset else "")
@@ -50,9 +51,18 @@ def _ref(ref: Ref) -> str:
     return f"@{buffer.offset + ref.offset}"
 
 
-def _place(place: Place | None) -> str:
+def place_text(place: Place | None) -> str:
+    """Return where and how a value lies."""
     if place is None:
         return "-"
     if isinstance(place, Boxed):
         return f"slot{place.slot}"
-    return f"{place.dtype.name}{list(place.shape)}{_ref(place.ref)}"
+    return f"{place.dtype.name}{list(place.shape)}{_layout(place)} {ref_text(place.ref)}"
+
+
+def _layout(t: Tensor) -> str:
+    """Return how a tensor lies, nothing for row by row."""
+    if t.blocked is not None:
+        halo = " ".join(f"{before},{after}" for before, after in t.blocked.halo)
+        return f" blocked {t.blocked.block} halo {halo}"
+    return "" if t.is_plain else f" strides {list(t.strides)}"

@@ -79,12 +79,13 @@ class BlockPlans:
         if segment is None:
             if len(self.plans) >= MAX_PLANS:
                 del self.plans[next(iter(self.plans))]
-            segment = self.plans[key] = self._plan(self._start(arrays))
+            segment = self.plans[key] = self._plan(self.start(arrays))
             segment.shapes = [k if isinstance(k, tuple) else None for k in key]
         self.latest = segment
         return segment
 
-    def _start(self, arrays: Sequence[Any]) -> State:
+    def start(self, arrays: Sequence[Any]) -> State:
+        """Return what is known when the block begins: places and shapes of its inputs."""
         from lepton_ir.backends.numba.planner import State
 
         state = State(slots=len(self.inputs))

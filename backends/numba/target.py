@@ -8,6 +8,7 @@ from lepton_ir import dtypes, opdef
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from lepton_ir.backends.numba.session import Session
     from lepton_ir.ir import Module, Op
@@ -54,6 +55,12 @@ class NumbaTarget:
         from lepton_ir.backends.numba.file import save
 
         save(module, path, **options)
+
+    def outline(self, module: Module, machine: str, sizes: Mapping[str, int]) -> str:
+        """Return the plan of a module as text, for a machine whose caches are the same anywhere."""
+        from lepton_ir.backends.numba.outline import outline, pinned
+
+        return outline(module, pinned(machine), sizes)
 
     def compile(
         self,

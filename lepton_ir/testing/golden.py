@@ -23,6 +23,7 @@ the first case hold for all, those inside a case for it alone:
   and result, for seeded inputs (integers below ``ints``) and several sizes of each symbol; with
   no ``rtol``, bit for bit;
 * ``// TARGET: name``: the backend that passes may ask;
+* ``// PLAN: machine NAME=SIZE ...``: what is expected is the target's plan of the result, as text;
 * ``// KEEP-NODE: name``: no rewrite may match this node, as with ``--keep-node``;
 * ``// RULE: name, ...``: these rules (``rule`` or ``pass/rule``) are applied: the case is their
   positive one;
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
     from lepton_ir.ir import Module
 
-_KINDS = "RUN|EXPECT-ERROR|EXPECT-REMARK|CHECK-NUMERIC|TARGET|KEEP-NODE|RULE|NOT|PUBLISHED"
+_KINDS = "RUN|EXPECT-ERROR|EXPECT-REMARK|CHECK-NUMERIC|TARGET|PLAN|KEEP-NODE|RULE|NOT|PUBLISHED"
 _DIRECTIVE = re.compile(rf"^// ({_KINDS}):[ \t]*(.*)$")
 _CASE = re.compile(r"^// =====[ \t]*(.*)$")
 _EXPECTED = "// ----- expected"
@@ -185,7 +186,17 @@ def run_case(case: GoldenCase, path: str = "<golden>") -> Outcome:
         check_numeric(source, module, _options(numeric))
     applied = frozenset(rule for rule, hits in ctx.rule_hits.items() if hits > 0)
     tried = frozenset(ctx.tried or ()).union(_named_by({r.text for r in ran}))
-    return Outcome(print_bare(module), None, list(map(str, ctx.remarks)), tried, applied)
+    plan = case.single("PLAN")
+    shown = print_bare(module) if plan is None else _plan(chosen, module, plan)
+    return Outcome(shown, None, list(map(str, ctx.remarks)), tried, applied)
+
+
+def _plan(target: Any, module: Module, text: str) -> str:
+    """Return the target's plan of a module for the machine and the sizes of a directive."""
+    machine, *dims_ = text.split()
+    sizes = {name: int(size) for name, _, size in (d.partition("=") for d in dims_)}
+    found: str = target.outline(module, machine, sizes)
+    return found
 
 
 def _named_by(passes: Iterable[str]) -> set[str]:
