@@ -50,6 +50,12 @@ def const_array(value: Value | None, limit: int = MAX_CONST_READ) -> np.ndarray[
     return None if isinstance(tensor, ElidedTensor) else tensor.numpy()
 
 
+def is_true(value: Value | None) -> bool:
+    """Return whether ``value`` is a constant of one element that is not 0."""
+    known = const_array(value)
+    return known is not None and known.size == 1 and bool(known.reshape(-1)[0])
+
+
 def content_of(value: Value | None) -> Content | None:
     """Return the elements of a small integer tensor (rank 0 or 1) as dims, where known."""
     if value is None:

@@ -37,6 +37,7 @@ import numpy as np
 import onnx
 
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
+from lepton_ir.tools.failures import one_line, origin
 from lepton_ir.tools.lepton_api import Lepton
 from lepton_ir.tools.runners import RUNNERS, Feeds, Value, compare_values, normalize, run_model
 from lepton_ir.tools.worker_pool import Outcome, run_isolated
@@ -204,7 +205,7 @@ def _check_outputs(runner: str, case: Case, model: onnx.ModelProto, name: str) -
         try:
             actual = run_model(runner, model, feeds)
         except Exception as error:
-            raise _VerdictError("invalid", f"{name}: {_one_line(error)}") from error
+            raise _VerdictError("invalid", f"{name}: {one_line(error)}") from error
         reason = compare_values(expected, actual, case.rtol, case.atol)
         if reason:
             raise _VerdictError("wrong", f"{name}: {reason}")
@@ -232,7 +233,7 @@ def _save_and_check(lepton: Lepton, module: Any, case: Case, runner: str) -> Non
             onnx.checker.check_model(str(path))
         except onnx.checker.ValidationError as error:
             if _source_passes_checker(case):
-                raise _VerdictError("invalid", f"checker: {_one_line(error)}") from error
+                raise _VerdictError("invalid", f"checker: {one_line(error)}") from error
         result = onnx.load(path)
     _check_outputs(runner, case, result, "result")
 
@@ -287,7 +288,7 @@ def _measure_interpreter(case: Case, runner: str, passes: str) -> None:
         try:
             actual = [normalize(value) for value in lepton.interpret(module, feeds)]
         except UnsupportedError as error:
-            raise _VerdictError("unsupported", _one_line(error)) from error
+            raise _VerdictError("unsupported", one_line(error)) from error
         reason = compare_values(expected, actual, case.rtol, case.atol)
         if reason:
             raise _VerdictError("wrong", reason)
@@ -303,7 +304,7 @@ def _measure_numba(case: Case, runner: str, passes: str, machine: str = "host") 
             session = session or lepton.compile(lepton.load(model), passes, machine)
             actual = [normalize(value) for value in session.run(None, feeds)]
         except UnsupportedError as error:
-            raise _VerdictError("unsupported", _one_line(error)) from error
+            raise _VerdictError("unsupported", one_line(error)) from error
         reason = compare_values(expected, actual, case.rtol, case.atol)
         if reason:
             raise _VerdictError("wrong", reason)
@@ -330,26 +331,10 @@ def _judge(measure_case: Callable[[], None]) -> tuple[str, str]:
     except _VerdictError as error:
         return error.verdict, str(error)
     except LeptonError as error:
-        return "refused", _one_line(error)
+        return "refused", one_line(error)
     except Exception as error:
-        return "crashed", f"{type(error).__name__}: {_one_line(error)} ({_origin(error)})"
+        return "crashed", f"{type(error).__name__}: {one_line(error)} ({origin(error)})"
     return "ok", ""
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _origin(error: Exception) -> str:
-    """Return file, line and function of the innermost frame."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    if trace is None:
-        return "no traceback"
-    code = trace.tb_frame.f_code
-    return f"{Path(code.co_filename).name}:{trace.tb_lineno} {code.co_name}"
 
 
 def measure(

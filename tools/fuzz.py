@@ -36,6 +36,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from lepton_ir.diagnostics import LeptonError
+from lepton_ir.tools.failures import one_line, origin
 from lepton_ir.tools.fuzz_control import grow
 from lepton_ir.tools.fuzz_graph import (
     ELEM_TYPES,
@@ -242,7 +243,7 @@ def _session(model: onnx.ModelProto, verdict: str) -> Session:
     try:
         return Session(model)
     except Exception as error:
-        raise _FoundError(verdict, _one_line(error)) from error
+        raise _FoundError(verdict, one_line(error)) from error
 
 
 class Session:
@@ -308,9 +309,9 @@ def check_feeds(model: onnx.ModelProto, passes: str, all_feeds: Sequence[Feeds])
     except _FoundError as error:
         return error.verdict, str(error)
     except LeptonError as error:
-        return "refused", _one_line(error)
+        return "refused", one_line(error)
     except Exception as error:
-        return "crashed", f"{type(error).__name__}: {_one_line(error)}{_origin(error)}"
+        return "crashed", f"{type(error).__name__}: {one_line(error)} ({origin(error)})"
     return "ok", ""
 
 
@@ -318,7 +319,7 @@ def _check_valid(source: onnx.ModelProto, result: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(result, full_check=True)
     except Exception as error:
-        raise _FoundError("invalid", f"checker: {_one_line(error)}") from error
+        raise _FoundError("invalid", f"checker: {one_line(error)}") from error
     before = {value.name for value in source.graph.input}
     added = [value.name for value in result.graph.input if value.name not in before]
     if added:
@@ -329,7 +330,7 @@ def _run(session: Session, feeds: Feeds, verdict: str) -> list[np.ndarray]:
     try:
         return session.run(feeds)
     except Exception as error:
-        raise _FoundError(verdict, _one_line(error)) from error
+        raise _FoundError(verdict, one_line(error)) from error
 
 
 def _tolerance(model: onnx.ModelProto, passes: str) -> float:
@@ -361,18 +362,6 @@ def _compare(
         reason = compare_values(want, have, tolerance, tolerance * scale, f"output {name!r}")
         if reason:
             raise _FoundError("wrong", reason)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _origin(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace else ""
 
 
 def _seed_draws(model: onnx.ModelProto, seed: int) -> list[tuple[dict[str, int], int]]:
@@ -417,7 +406,7 @@ def check_source(seed: int, runners: Sequence[str] = ("ort-opt",)) -> Finding:
         for expected, actual in compared:
             _compare(session.outputs, expected, actual, _tolerance(model, "O2"))
     except Exception as error:
-        verdict, reason = "source", f"{type(error).__name__}: {_one_line(error)}{_origin(error)}"
+        verdict, reason = "source", f"{type(error).__name__}: {one_line(error)} ({origin(error)})"
     return Finding(seed, verdict, "", reason, time.monotonic() - started)
 
 

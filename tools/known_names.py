@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lepton_ir.ir import Module
-    from lepton_ir.tools.optimize import Options
+    from lepton_ir.tools.options import Options
 
 KINDS = ("applied", "missed")
 """Kinds of remarks that ``--remarks`` chooses, beside passes."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from lepton_ir.tools.optimize import Options, Outcome
+    from lepton_ir.tools.options import Options, Outcome
 
 EXAMPLES = """\
 examples:
@@ -201,7 +201,7 @@ _EMITS = {".lir": "lir", ".lepton": "numba", ".plan": "plan"}
 
 
 def _options(args: argparse.Namespace, progress: Any) -> Options:
-    from lepton_ir.tools.optimize import Options
+    from lepton_ir.tools.options import Options
 
     remarks = None
     if args.remarks is not None:

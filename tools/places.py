@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lepton_ir.ir import Module
-    from lepton_ir.tools.optimize import Options
+    from lepton_ir.tools.options import Options
 
 EMITTED_SUFFIX = {"onnx": ".onnx", "lir": ".lir"}
 

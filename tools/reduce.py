@@ -25,6 +25,7 @@ from lepton_ir.pipeline import Combinator, Pipeline, Step, count_ops
 from lepton_ir.tensors import SplatTensor, Tensor, from_array
 from lepton_ir.tools import known_names, optimize
 from lepton_ir.tools.extract import build, extract_ops, needed
+from lepton_ir.tools.options import Options
 from lepton_ir.tools.reduce_regions import opened, openings
 from lepton_ir.types import TensorType
 from lepton_ir.verify import verify_module
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from lepton_ir.context import PassContext
     from lepton_ir.ir import Module, Op
-    from lepton_ir.tools.optimize import Options
 
 T = TypeVar("T")
 
@@ -509,7 +509,7 @@ def parser() -> argparse.ArgumentParser:
 def _options(args: argparse.Namespace) -> Options:
     from lepton_ir.tools import reproduce
 
-    options = optimize.Options(
+    options = Options(
         args.model,
         passes=args.passes or "O2",
         target=args.target,

@@ -13,7 +13,7 @@ from lepton_ir.diagnostics import LeptonError
 from lepton_ir.tools.optimize import describe_verdict, rule_table
 
 if TYPE_CHECKING:
-    from lepton_ir.tools.optimize import Outcome
+    from lepton_ir.tools.options import Outcome
 
 WIDTH = 80
 _PROGRESS_AFTER = 1.0

@@ -13,7 +13,7 @@ from lepton_ir.text.write import RUN
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lepton_ir.tools.optimize import Options
+    from lepton_ir.tools.options import Options
 
 _HEAD_LINES = 4
 

@@ -135,7 +135,8 @@ def model_files(folders: Iterable[str | os.PathLike[str]]) -> list[str]:
 def applied_on(path: str) -> dict[str, dict[str, int]]:
     """Return how often each rule is applied to a model, by setting that runs on it."""
     from lepton_ir.diagnostics import LeptonError
-    from lepton_ir.tools.optimize import Options, optimize
+    from lepton_ir.tools.optimize import optimize
+    from lepton_ir.tools.options import Options
 
     found = {}
     for setting, chosen in SETTINGS.items():

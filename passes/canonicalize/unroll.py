@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir.clone import clone_op
-from lepton_ir.infer import const_array
+from lepton_ir.infer import const_array, is_true
 from lepton_ir.passes.canonicalize.control import move_out
 from lepton_ir.pattern import Match
 from lepton_ir.rewrite import Rewriter, propagate_types, rewrite
@@ -85,14 +85,9 @@ def unroll_loop(m: Match, rw: Rewriter) -> bool:
 
 def _goes_on(op: Op, end: Op) -> bool:
     start = op.operand("cond")
-    if start is not None and not _holds(start):
+    if start is not None and not is_true(start):
         return False
-    return end.operands[0] is op.regions[0].block.args[1] or _holds(end.operands[0])
-
-
-def _holds(value: Value | None) -> bool:
-    known = const_array(value)
-    return known is not None and known.size == 1 and bool(known.reshape(-1)[0])
+    return end.operands[0] is op.regions[0].block.args[1] or is_true(end.operands[0])
 
 
 def _lasting(block: Block, body: list[Op]) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from lepton_ir import dims
 from lepton_ir.builder import Builder, create
 from lepton_ir.dims import same_dim
-from lepton_ir.infer import const_array, content_of
+from lepton_ir.infer import content_of, is_true
 from lepton_ir.passes.fuse._match import available
 from lepton_ir.passes.fuse._recurrent_cell import Layer, layer_of
 from lepton_ir.pattern import Match
@@ -203,14 +203,9 @@ def _runs_on(op: Op, block: Block) -> bool:
     """Whether a loop only ends when its steps are done."""
     start, end = op.operands[1], block.terminator
     assert end is not None
-    if start is not None and not _is_true(start):
+    if start is not None and not is_true(start):
         return False
-    return end.operands[0] is block.args[1] or _is_true(end.operands[0])
-
-
-def _is_true(value: Value | None) -> bool:
-    known = const_array(value)
-    return known is not None and known.size == 1 and bool(known.reshape(-1)[0])
+    return end.operands[0] is block.args[1] or is_true(end.operands[0])
 
 
 def _taken_rows(block: Block) -> list[tuple[Op, Dim | None]]:
