@@ -467,27 +467,28 @@ def _resize_int(e: Emitter, x: Val, type_: Any, unsigned: bool) -> Val:
 def _quantize(call: _Call, x: Val, *rest: Val) -> Val:
     """Divide by a scale, round, add a zero point, saturate; NaN gives the lowest integer.
 
-    ``attrs`` are scale and zero point as far as they are known; the others are operands in f32.
+    ``attrs`` say whether there are a scale other than 1 and a zero point other than 0, as operands
+    in f32.
     """
     e, operands, wanted = call.e, iter(rest), call.step.dtype
-    scale, zero = call.step.attrs
+    divides, moves = call.step.attrs
     bits = int(wanted[1:])
     low = 0 if wanted in UNSIGNED else -(1 << (bits - 1))
     high = low + (1 << bits) - 1
-    if scale is None:
+    if divides:
         x = e.b.fdiv(x, next(operands))
-    elif scale != 1.0:
-        x = e.b.fdiv(x, e.const(scale, x.type))
-    if zero is None:
-        x = e.b.fadd(e.unary("rint", x), next(operands))
-        zero = 0
+    bottom, top = e.const(low, x.type), e.const(high, x.type)
+    ints = vector(I32, lanes_of(x.type))
+    offset = e.const(-vmath.ROUND_BITS, ints)
+    if moves:
+        zero = next(operands)
+        bottom, top = e.b.fsub(bottom, zero), e.b.fsub(top, zero)
+        offset = e.b.add(e.b.fptosi(zero, ints), offset)
     # A comparison with NaN fails, so that the bound is taken.
-    bottom, top = (e.const(v - zero, x.type) for v in (low, high))
     x = e.b.select(e.b.fcmp_ordered(">", x, bottom), x, bottom)
     x = e.b.select(e.b.fcmp_ordered("<", x, top), x, top)
-    ints = vector(I32, lanes_of(x.type))
     shifted = e.b.bitcast(e.b.fadd(x, e.const(vmath.ROUND, x.type)), ints)
-    found = e.b.add(shifted, e.const(zero - vmath.ROUND_BITS, ints))
+    found = e.b.add(shifted, offset)
     return e.b.trunc(found, vector(compute_type(wanted), lanes_of(x.type)))
 
 

@@ -21,7 +21,12 @@ from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.constants import aligned_array
 from lepton_ir.backends.numba.kernels.copy import copy_into, fill
 from lepton_ir.backends.numba.kernels.elementwise import Translation, itemsize
-from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row, translate
+from lepton_ir.backends.numba.kernels.epilogue import (
+    Epilogue,
+    emit_tile_row,
+    translate,
+    with_scalars,
+)
 from lepton_ir.backends.numba.kernels.gemm import Tile, tile_function
 from lepton_ir.backends.numba.kernels.panels import vectors_of, width_of
 from lepton_ir.backends.numba.lowering import Lowering, lowers
@@ -438,7 +443,8 @@ def _store(
     pairs = [(extra[2 * n], extra[2 * n + 1]) for n in range(len(epilogue.modes))]
     for i in range(len(total) // config.vectors):
         out = e.ptr(b.add(c, b.mul(c_row, i64(i))))
-        operands = [e.ptr(b.add(p, b.mul(r, i64(i)))) for p, r in pairs]
+        places = [e.ptr(b.add(p, b.mul(r, i64(i)))) for p, r in pairs]
+        operands = with_scalars(e, epilogue, places)
         for j in range(config.vectors):
             mask = None if masks is None else masks[j]
             found = emit_tile_row(

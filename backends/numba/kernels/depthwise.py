@@ -10,7 +10,7 @@ from llvmlite import ir
 from lepton_ir.backends.numba.codegen.emitter import F32, I32, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.library import emits
 from lepton_ir.backends.numba.kernels.elementwise import itemsize
-from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row
+from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row, with_scalars
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,14 +49,13 @@ def store_tile(
     b, size = e.b, itemsize(epilogue.result) * e.lanes * spread
     sizes = [itemsize(d) * e.lanes * spread for d in epilogue.expression.inputs[1:]]
     simple = Epilogue(epilogue.expression, epilogue.modes.replace("c", "v").replace("f", "v"))
+    fixed = with_scalars(e, epilogue, [e.ptr(p) for p in extra[::2]])
     for j in range(vectors):
         out = e.ptr(b.add(target, b.mul(stride, i64(j))))
-        pointers = []
-        for n, mode in enumerate(epilogue.modes):
-            base = extra[2 * n]
-            if mode != "s":
-                base = b.add(base, b.mul(extra[2 * n + 1], i64(j)))
-            pointers.append(e.ptr(base))
+        pointers = [
+            p if mode == "s" else e.off(p, b.mul(step, i64(j)))
+            for p, step, mode in zip(fixed, extra[1::2], epilogue.modes, strict=True)
+        ]
         for i in range(pixels):
             moved = [
                 e.off(p, step * i) if mode == "f" else p

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen.emitter import Emitter, Val, i64, vector
 from lepton_ir.backends.numba.codegen.expression import (
     FLOATS,
@@ -25,12 +27,15 @@ from lepton_ir.backends.numba.kernels.quantized import OPERATIONS, translate_qua
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Tensor
 from lepton_ir.backends.numba.strides import broadcast, collapse
+from lepton_ir.ir import Op
+from lepton_ir.tensors import from_array
+from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lepton_ir.backends.numba.plan import Ref
-    from lepton_ir.ir import Op, Value
+    from lepton_ir.ir import Value
 
 MAX_OUTER = 5
 """Outer loops of a kernel; tensors that need more are left to NumPy."""
@@ -57,10 +62,12 @@ class Translation:
 
     Attributes:
         lo: the operation being lowered.
+        apart: numbers are read while running, so that the code does not depend on them.
         leaves: values that the expression reads, in the order of its inputs.
     """
 
     lo: Lowering
+    apart: bool = False
     leaves: list[Value] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -90,6 +97,8 @@ class Translation:
         known = self.lo.known_value(value)
         dtype = "" if value.dtype is None else value.dtype.name
         if known is not None and known.size == 1 and dtype in STORED:
+            if self.apart and dtype == "f32":
+                return self.number(float(known.reshape(-1)[0]))
             return self.const(known.reshape(-1)[0], dtype)
         return self.input(value)
 
@@ -97,6 +106,10 @@ class Translation:
         """Return a known value of one element."""
         known = self.lo.known_value(value)
         return None if known is None or known.size != 1 else _number(known.reshape(-1)[0])
+
+    def number(self, value: float) -> int:
+        """Return the number of an f32 that is read while running."""
+        return self.input(_stand_in(float(value)))
 
     def const(self, value: Any, dtype: str) -> int:
         """Add a constant."""
@@ -194,6 +207,14 @@ class Translation:
 
         steps = tuple(Step(s.op, s.dtype, tuple(map(final, s.args)), s.attrs) for s in self.steps)
         return Expression(tuple(self.inputs), steps, tuple(map(final, outputs)))
+
+
+@functools.lru_cache(4096)
+def _stand_in(value: float) -> Value:
+    """Return a constant f32."""
+    op = Op("const", None, [], {"value": from_array(np.array(value, np.float32))}, 1)
+    op.results[0].type = TensorType(dtypes.F32, ())
+    return op.results[0]
 
 
 def _number(value: Any) -> float | int:

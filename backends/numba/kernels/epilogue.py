@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llvmlite import ir
+
 from lepton_ir.backends.numba.codegen.emitter import Emitter, Val, vector
 from lepton_ir.backends.numba.codegen.expression import (
     Expression,
@@ -72,7 +74,8 @@ def translate_values(
     Raises:
         Declined: an operation cannot be part of an epilogue.
     """
-    translation = Translation(lo)
+    # Numbers of quantized layers differ, their kernels need not.
+    translation = Translation(lo, apart=accumulator == "i32")
     anchor = lo.anchor.results[0]
     number = translation.input(anchor, accumulator)
     if first is not None:
@@ -82,6 +85,23 @@ def translate_values(
         number = translation.add(op)
     expression = translation.finish([number])
     return expression, translation.leaves[1:]
+
+
+def with_scalars(e: Emitter, epilogue: Epilogue, operands: Sequence[Val]) -> list[Val]:
+    """Return pointers to operands, in place of those with one value for all that value."""
+    types = epilogue.expression.inputs[1:]
+    return [
+        _scalar(e, p, dtype, e.lanes) if mode == "s" else p
+        for p, mode, dtype in zip(operands, epilogue.modes, types, strict=True)
+    ]
+
+
+def _scalar(e: Emitter, pointer: Val, dtype: str, lanes: int) -> Val:
+    """Return one value in all lanes; as it is if it was loaded before."""
+    if isinstance(pointer.type, ir.VectorType):
+        return pointer
+    value = from_memory(e, e.load(pointer, memory_type(dtype, e.machine)), dtype)
+    return e.splat(value, lanes)
 
 
 def emit_tile_row(
@@ -98,7 +118,7 @@ def emit_tile_row(
         e: the emitter.
         epilogue: what is applied.
         accumulator: the vector.
-        operands: pointers to the operands of the tile's row.
+        operands: pointers to the operands of the tile's row, or what :func:`with_scalars` makes.
         offset: elements from the start of the row.
         mask: lanes that exist, when not all do.
 
@@ -112,8 +132,7 @@ def emit_tile_row(
     ):
         element = memory_type(dtype, e.machine)
         if mode == "s":
-            value = from_memory(e, e.load(pointer, element), dtype)
-            values.append(e.splat(value, lanes))
+            values.append(_scalar(e, pointer, dtype, lanes))
             continue
         place = e.off(pointer, offset * itemsize(dtype))
         type_ = vector(element, lanes)

@@ -1,4 +1,8 @@
-"""Quantizing and dequantizing per tensor, as elementwise operations of chains and epilogues."""
+"""Quantizing and dequantizing per tensor, as elementwise operations of chains and epilogues.
+
+Scales and zero points are read while running, so that layers share kernels; only the scale 1 and the
+zero point 0 are part of the code.
+"""
 
 from __future__ import annotations
 
@@ -53,27 +57,29 @@ def translate_quantization(translation: Translation, op: Op) -> int:
     x = translation.step(Step("cast", "f32", (x,)))
     if zero is not None and translation.number_of(zero) != 0:
         x = translation.step(Step("sub", "f32", (x, _as_float(translation, zero))))
-    if translation.number_of(scale) == 1.0:
+    factor = translation.number_of(scale)
+    if factor == 1.0:
         return x
-    return translation.step(Step("mul", "f32", (x, translation.operand(scale))))
+    right = translation.operand(scale) if factor is None else translation.number(factor)
+    return translation.step(Step("mul", "f32", (x, right)))
 
 
 def _quantize(translation: Translation, op: Op, x: int, scale: Value, zero: Value | None) -> int:
-    step = translation.number_of(scale)
-    offset = 0 if zero is None else translation.number_of(zero)
-    args = [x]
-    if step is None:
-        args.append(translation.operand(scale))
-    if offset is None:
+    step, args = translation.number_of(scale), [x]
+    divides = step != 1.0
+    if divides:
+        args.append(translation.operand(scale) if step is None else translation.number(step))
+    moves = zero is not None and translation.number_of(zero) != 0
+    if moves:
         args.append(_as_float(translation, zero))
     dtype = op.results[0].dtype
     assert dtype is not None
-    return translation.step(Step("quantize_linear", dtype.name, tuple(args), (step, offset)))
+    return translation.step(Step("quantize_linear", dtype.name, tuple(args), (divides, moves)))
 
 
 def _as_float(translation: Translation, zero: Value | None) -> int:
     """Return the number of a zero point in f32."""
     known = None if zero is None else translation.number_of(zero)
     if known is not None:
-        return translation.const(known, "f32")
+        return translation.number(float(known))
     return translation.step(Step("cast", "f32", (translation.operand(zero),)))

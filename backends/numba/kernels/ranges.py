@@ -21,7 +21,7 @@ _UNROLL = 4
 
 _QUANTIZE = Expression(
     ("f32", "f32", "u8"),
-    (Step("cast", "f32", (2,)), Step("quantize_linear", "u8", (0, 1, 3), (None, None))),
+    (Step("cast", "f32", (2,)), Step("quantize_linear", "u8", (0, 1, 3), (True, True))),
     (4,),
 )
 
