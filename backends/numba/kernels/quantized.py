@@ -1,7 +1,7 @@
 """Quantizing and dequantizing per tensor, as elementwise operations of chains and epilogues.
 
-Scales and zero points are read while running, so that layers share kernels; only the scale 1 and the
-zero point 0 are part of the code.
+Scales and zero points are read while running, so that layers share kernels; only the scale 1 and
+the zero point 0 are part of the code.
 """
 
 from __future__ import annotations
