@@ -248,6 +248,29 @@ def test_products_of_16_bit_floats_are_summed_in_f32(dtype, constant, target):
     assert difference <= scale * (2.0**-7 if dtype == "bf16" else 2.0**-10)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+def test_padding_with_elements_of_the_tensor(mode):
+    body = "  %p = const() {value=[0,1,2,0,2,3]} : i64[6]\n"
+    body += f"  %y = pad(%x, %p) {{mode={mode}}}\n  return(%y)"
+    check(body, "host", x=normal(3, 4, 5))
+    check(body, "host", x=np.arange(60).reshape(3, 4, 5))
+    body = "  %p = const() {value=[2,3]} : i64[2]\n  %a = const() {value=[-2]} : i64[1]\n"
+    body += f"  %y = pad(%x, %p, _, %a) {{mode={mode}}}\n  return(%y)"
+    check(body, "host", x=normal(3, 4, 5))
+
+
+def test_tiles_and_columns_side_by_side():
+    body = "  %r = const() {value=[2,1,3]} : i64[3]\n  %t = tile(%x, %r)\n"
+    body += "  %c = concat(%x, %z, %x) {axis=2}\n  return(%t, %c)"
+    check(body, "host", x=normal(2, 5, 1), z=normal(2, 5, 1, seed=1))
+
+
+def test_products_with_many_batch_axes():
+    body = "  %a = transpose(%x) {perm=[0,1,3,5,2,4]}\n  %b = transpose(%z) {perm=[0,1,3,5,4,2]}\n"
+    body += "  %y = matmul(%a, %b)\n  return(%y)"
+    check(body, "host", x=normal(2, 3, 4, 5, 6, 7), z=normal(2, 3, 4, 5, 6, 7, seed=1))
+
+
 # -- recurrent and transposed ----------------------------------------------------------------------
 
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 MAX_OUTER = 5
 """Outer loops of a kernel; tensors that need more are left to NumPy."""
 
+MAX_SINGLES = 1 << 14
+"""Elements that are written one by one because they lie apart; NumPy is faster with more."""
+
 _FEW_STEPS = 4
 """Expressions up to this length are unrolled four times, longer ones twice."""
 
@@ -305,10 +308,14 @@ def call_loops(
     """Like :func:`call_strided`, with addresses and strides (in elements) given."""
     sizes, kept = collapse(shape, strides)
     count = len(expression.inputs)
+    if any(s[-1] != 1 and sizes[-1] != 1 for s in kept[count:]):
+        if math.prod(sizes) > MAX_SINGLES:
+            lo.decline("results are not written row by row")
+        sizes.append(1)
+        for s in kept:
+            s.append(1)
     if len(sizes) - 1 > MAX_OUTER:
         lo.decline("too many loops")
-    if any(s[-1] != 1 and sizes[-1] != 1 for s in kept[count:]):
-        lo.decline("results are not written row by row")
     modes = "".join({0: "s", 1: "v"}.get(s[-1], "g") for s in kept[:count])
     if sizes[-1] == 1:
         modes = "v" * count

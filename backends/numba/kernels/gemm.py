@@ -158,7 +158,10 @@ def _lower_product(
         for strides in kept:
             strides.append(0)
     if len(sizes) > 3:
-        lo.decline("more than two batch axes")
+        if a.is_plain and b.is_plain:
+            lo.decline("more than two batch axes")
+        _lower_product(lo, lo.plain(a), lo.plain(b), b_index, c, expression, operands)
+        return
     while len(sizes) < 3:
         sizes.insert(0, 1)
         for strides in kept:

@@ -167,18 +167,54 @@ def lower_concat(lo: Lowering) -> None:
     lo.set(y)
 
 
+@lowers("tile")
+def lower_tile(lo: Lowering) -> None:
+    """Lower Tile: a copy of a view that repeats each axis with stride 0."""
+    t, repeats = _strided(lo, lo.operand(0)), lo.ints(1)
+    if repeats is None:
+        lo.decline("repeats that depend on data")
+    pairs = list(zip(repeats, t.shape, t.strides, strict=True))
+    inner = tuple(n for count, size, _ in pairs for n in (count, size))
+    strides = tuple(s for _, _, stride in pairs for s in (0, stride))
+    whole = lo.plain(Tensor(t.dtype, inner, t.ref, strides))
+    shape = tuple(count * size for count, size, _ in pairs)
+    lo.set(Tensor(t.dtype, shape, whole.ref, row_major(shape)))
+
+
 @lowers("pad")
 def lower_pad(lo: Lowering) -> None:
-    """Lower Pad with a constant: the result is filled, then the operand copied into it."""
-    from lepton_ir.backends.numba.kernels.copy import copy_into, fill
-
+    """Lower Pad: gathers along the axes, or the operand copied into what a constant fills."""
     t = _strided(lo, lo.operand(0))
     pads = lo.ints(1)
     axes = lo.ints(3) if lo.has(3) else tuple(range(len(t.shape)))
-    if lo.anchor.attr("mode") != "constant" or pads is None or axes is None:
-        lo.decline("padding that is not constant or depends on data")
+    if pads is None or axes is None:
+        lo.decline("padding that depends on data")
     if min(pads, default=0) < 0:
         lo.decline("negative padding")
+    if lo.anchor.attr("mode") == "constant":
+        _pad_constant(lo, t, pads, axes)
+        return
+    t = lo.plain(t)
+    for before, behind, raw in zip(pads, pads[len(axes) :], axes, strict=False):
+        if before or behind:
+            t = _pad_by_index(lo, t, raw % len(t.shape), (before, behind))
+    lo.set(t)
+
+
+def _pad_by_index(lo: Lowering, t: Tensor, axis: int, pads: tuple[int, int]) -> Tensor:
+    """Pad one axis with elements of its own."""
+    from lepton_ir.backends.numba.kernels.gather import call_gather
+
+    mode = lo.anchor.attr("mode")
+    index = np.pad(np.arange(t.shape[axis]), pads, mode=mode)
+    y = lo.new(t.dtype, (*t.shape[:axis], len(index), *t.shape[axis + 1 :]))
+    call_gather(lo, t, axis, index, y)
+    return y
+
+
+def _pad_constant(lo: Lowering, t: Tensor, pads: Sequence[int], axes: Sequence[int]) -> None:
+    from lepton_ir.backends.numba.kernels.copy import copy_into, fill
+
     value = np.zeros((), t.dtype.numpy)
     if lo.has(2):
         known = lo.known(2)
