@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir import dims, dtypes
-from lepton_ir.backends.numba import memory, regions
+from lepton_ir.backends.numba import long_tail, memory, regions
 from lepton_ir.backends.numba.lowering import Declined, Lowering, lowerings, takes_tail
 from lepton_ir.backends.numba.plan import (
     Array,
@@ -434,11 +434,12 @@ class Planner:
         """Evaluate ``op`` by its meaning; return whether the shapes of its results are known."""
         found = self.result_types(op)
         inputs = [None if v is None else self._readable(v, op) for v in op.operands]
-        run, captured = regions.runner(self.plans, op)
+        compiled = None if op.regions else long_tail.runner(op, inputs)
+        run, captured = (compiled, []) if compiled else regions.runner(self.plans, op)
         inputs += [self._readable(v, op) for v in captured]
         self._touch([p.ref.buffer for p in inputs if isinstance(p, Tensor)])
         slots = [self._slot() for _ in op.results]
-        road = "control" if op.regions else "c"
+        road = "control" if op.regions else "b" if compiled else "c"
         self.segment.steps.append(PyStep(op, inputs, slots, run, found, road, reason))
         open_ends = False
         for value, slot, type_ in zip(op.results, slots, found, strict=True):

@@ -502,7 +502,7 @@ def _infer_nms(ctx: InferContext) -> TensorType:
     return TensorType(dtypes.I64, (ctx.fresh(), 3))
 
 
-def _corners(boxes: Array, center: bool) -> tuple[Array, Array]:
+def box_corners(boxes: Array, center: bool) -> tuple[Array, Array]:
     """Return the lower and upper corners (n, 2) of boxes in either notation."""
     if center:
         middle, extent = boxes[:, :2], boxes[:, 2:] / boxes.dtype.type(2)
@@ -546,7 +546,7 @@ def non_max_suppression(
         raise ValueError(f"iou_threshold should be in [0, 1], got {iou}")
     selected: list[tuple[int, int, int]] = []
     for n, c in np.ndindex(*scores.shape[:2]) if limit > 0 else ():
-        low, high = _corners(boxes[n], center_point_box)
+        low, high = box_corners(boxes[n], center_point_box)
         order = np.argsort(-scores[n, c], kind="stable")
         kept: list[int] = []
         for i in order.tolist():
