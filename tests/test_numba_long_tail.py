@@ -130,21 +130,9 @@ def test_top_k(largest, axis, dtype):
         check(body, x=x)
 
 
-@pytest.mark.parametrize("dtype", SUMMED)
-@pytest.mark.parametrize("attrs", ["", "exclusive=true", "reverse=true, exclusive=true"])
-def test_cum_sum(attrs, dtype):
-    x = numbers(dtype, 4, 5, 6)
-    if dtype.startswith("float"):
-        x[1, 0, 2], x[2, 4, 4] = np.nan, np.inf
-    for axis in (0, 1, -1):
-        body = f"  %a = const() {{value={axis}}} : i64[]\n"
-        body += f"  %y = cum_sum(%x, %a){f' {{{attrs}}}' if attrs else ''}\n  return(%y)"
-        check(body, x=x)
-
-
 @pytest.mark.parametrize("dtype", ORDERED)
 @pytest.mark.parametrize("op", ["arg_max", "arg_min"])
-@pytest.mark.parametrize("attrs", ["axis=0", "axis=1, keepdims=false", "axis=-1"])
+@pytest.mark.parametrize("attrs", ["axis=0", "axis=1, keepdims=false", "axis=-2"])
 @pytest.mark.parametrize("last", ["true", "false"])
 def test_where_the_largest_is(last, attrs, op, dtype):
     x = numbers(dtype, 4, 5, 6)
@@ -210,15 +198,15 @@ import sys
 import numpy as np
 import lepton_ir
 from lepton_ir.text.parse import parse_module
-module = parse_module('''func @main(%x: f32[N,64]) {
+module = parse_module('''func @main(%x: f32[N,64,2]) {
   %y = arg_max(%x) {axis=1}
   return(%y)
 }
 ''')
 session = lepton_ir.compile(module, threads=1)
-session.run(None, {"x": np.ones((4, 64), np.float32)})
+session.run(None, {"x": np.ones((4, 64, 2), np.float32)})
 assert "numba" not in sys.modules
-session.run(None, {"x": np.ones((1024, 64), np.float32)})
+session.run(None, {"x": np.ones((1024, 64, 2), np.float32)})
 assert "numba" in sys.modules
 """
 

@@ -222,7 +222,7 @@ def _scatter_nd(op: Op, arrays: list[Any]) -> list[Any]:
     return [out]
 
 
-# -- orders, sums and choices ----------------------------------------------------------------------
+# -- orders and choices ----------------------------------------------------------------------------
 
 
 def _takes_top_k(op: Op, given: list[Tensor | None]) -> bool:
@@ -244,37 +244,23 @@ def _top_k(op: Op, arrays: list[Any]) -> list[Any]:
     return [np.moveaxis(a.reshape(shape), -1, axis) for a in (values, indices)]
 
 
-def _takes_cum_sum(op: Op, given: list[Tensor | None]) -> bool:
-    return _dtype(given[0]) in _SUMMED and bool(given[0] and given[0].shape)
-
-
-def _cum_sum(op: Op, arrays: list[Any]) -> list[Any]:
-    x, axis = arrays[0], int(np.asarray(arrays[1]).reshape(-1)[0])
-    if not -x.ndim <= axis < x.ndim:
-        raise LeptonError(
-            f"axis {axis} of a tensor of rank {x.ndim}", code="index", where=describe(op)
-        )
-    out = np.empty(x.shape, x.dtype)
-    axis %= x.ndim
-    folded = _folded(_plain(x), axis)
-    flags = (bool(op.attr("exclusive")), bool(op.attr("reverse")))
-    _kernels().cumulate(folded, *flags, _folded(out, axis))
-    return [out]
-
-
 def _takes_arg(op: Op, given: list[Tensor | None]) -> bool:
-    return _dtype(given[0]) in _COMPARED and bool(given[0] and given[0].shape)
+    x = given[0]
+    if x is None or not x.shape or _dtype(x) not in _COMPARED:
+        return False
+    # NumPy compares neighbours along the last axis as vectors.
+    return bool(np.prod(x.shape[_axis(op, len(x.shape)) + 1 :], dtype=np.int64) > 1)
 
 
 def _arg(op: Op, arrays: list[Any]) -> list[Any]:
     (x,) = arrays
     axis, largest = _axis(op, x.ndim), op.name == "arg_max"
-    if x.dtype.kind == "f":
-        x = np.where(np.isnan(x), x.dtype.type(-np.inf if largest else np.inf), x)
     folded = _folded(_plain(x), axis)
     out = np.empty((folded.shape[0], folded.shape[2]), np.int64)
     best = np.empty(folded.shape[2], x.dtype)
-    _kernels().arg_extreme(folded, largest, bool(op.attr("select_last_index")), best, out)
+    never = x.dtype.type(0 if x.dtype.kind != "f" else -np.inf if largest else np.inf)
+    last = bool(op.attr("select_last_index"))
+    _kernels().arg_extreme(folded, largest, last, never, best, out)
     middle = (1,) if op.attr("keepdims") else ()
     return [out.reshape(*x.shape[:axis], *middle, *x.shape[axis + 1 :])]
 
@@ -337,7 +323,6 @@ ENTRIES = {
     "gather_nd": Entry(_takes_gather_nd, _gather_nd),
     "scatter_nd": Entry(_takes_scatter_nd, _scatter_nd),
     "top_k": Entry(_takes_top_k, _top_k),
-    "cum_sum": Entry(_takes_cum_sum, _cum_sum),
     "arg_max": Entry(_takes_arg, _arg),
     "arg_min": Entry(_takes_arg, _arg),
     "one_hot": Entry(_takes_one_hot, _one_hot, 1 << 10),

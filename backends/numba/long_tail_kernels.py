@@ -171,36 +171,18 @@ def top_k(x: Array, largest: bool, values: Array, indices: Array) -> None:
 
 
 @_compiled
-def cumulate(x: Array, exclusive: bool, reverse: bool, out: Array) -> None:
-    """Write the running sums along the middle axis."""
-    outer, size, inner = x.shape
-    for o in range(outer):
-        for n in range(size):
-            here = size - 1 - n if reverse else n
-            before = here + 1 if reverse else here - 1
-            for i in range(inner):
-                if n == 0:
-                    if exclusive:
-                        out[o, here, i] = 0
-                    else:
-                        out[o, here, i] = x[o, here, i]
-                elif exclusive:
-                    out[o, here, i] = out[o, before, i] + x[o, before, i]
-                else:
-                    out[o, here, i] = out[o, before, i] + x[o, here, i]
-
-
-@_compiled
-def arg_extreme(x: Array, largest: bool, last: bool, best: Array, out: Array) -> None:
-    """Write where the largest or smallest element along the middle axis is; NaN never is."""
+def arg_extreme(x: Array, largest: bool, last: bool, never: Any, best: Array, out: Array) -> None:
+    """Write where the largest or smallest element along the middle axis is; NaN is ``never``."""
     outer, size, inner = x.shape
     for o in range(outer):
         for i in range(inner):
-            best[i] = x[o, 0, i]
+            v = x[o, 0, i]
+            best[i] = never if v != v else v
             out[o, i] = 0
         for n in range(1, size):
             for i in range(inner):
                 v = x[o, n, i]
+                v = never if v != v else v
                 b = best[i]
                 better = v > b if largest else v < b
                 if better or (last and v == b):
