@@ -248,6 +248,17 @@ def _unstable(g: Graph, x: Value) -> Value:
     return g.b.matmul(g.b.sub(big, near), g.weight(64, 4))
 
 
+@pytest.mark.parametrize(("opset", "kept"), [(17, 1), (18, 2), (19, 1)])
+def test_what_processors_take_apart_stays_on_request(opset: int, kept: int) -> None:
+    def build(g: Graph, x: Value) -> Value:
+        y = g.b.relu(g.b.matmul(x, g.weight(8, 8)))
+        return g.b.matmul(g.b.hard_swish(g.b.matmul(y, g.weight(8, 8))), g.weight(8, 4))
+
+    ctx = convert(make(build, X, opset=opset), Convert(kernels="cpu"))
+    assert ctx.data["convert"]["kept"] == {"the target cannot run it in 16 bits": kept}
+    assert not convert(make(build, X, opset=opset)).data["convert"]["kept"]
+
+
 def test_what_the_outputs_lose_too_much_by_stays(tmp_path: Path) -> None:
     feeds = [{"x0": RNG.normal(size=(16, 8)).astype(np.float32)} for _ in range(4)]
     module = make(_unstable, X)

@@ -29,6 +29,37 @@ RUNS_BF16 = frozenset(
 """Operators with bf16 kernels in every opset that gives them bf16."""
 
 
+_ALWAYS = 1 << 16
+
+TAKEN_APART_F16: dict[str, tuple[int, int]] = {
+    "elu": (18, 18),
+    "gelu": (20, _ALWAYS),
+    "hard_sigmoid": (18, 18),
+    "hard_swish": (14, _ALWAYS),
+    "leaky_relu": (16, 18),
+    "log_softmax": (13, _ALWAYS),
+    "mish": (18, _ALWAYS),
+    "prelu": (16, 18),
+    "relu": (18, 18),
+    "selu": (18, 18),
+    "softmax": (13, _ALWAYS),
+    "softplus": (18, 18),
+    "softsign": (18, 18),
+    "swish": (24, _ALWAYS),
+    "thresholded_relu": (18, 18),
+}
+"""Operators that are functions of the schema and have no f16 kernel: the first and the last opset
+in which onnxruntime 1.32 computes them as their parts, in f32, and fuses them with nothing."""
+
+
+def computes(op: Op, dtype: DType, opset: int) -> bool | str:
+    """Return ``True``, or why onnxruntime takes ``op`` apart on operands of ``dtype``."""
+    first, last = TAKEN_APART_F16.get(op.name, (1, 0))
+    if dtype is dtypes.F16 and first <= opset <= last:
+        return "onnxruntime has no kernel for it on processors, and takes it apart"
+    return True
+
+
 def runs(op: Op, dtype: DType) -> bool | str:
     """Return ``True``, or why onnxruntime refuses ``op`` on operands of ``dtype``."""
     if dtype is dtypes.BF16:

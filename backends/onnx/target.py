@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_ir import dtypes
 from lepton_ir.backends.onnx.emit import node_plan, opset_key, opsets_of
 from lepton_ir.backends.onnx.kernels import has_kernel
-from lepton_ir.backends.onnx.precision import runs
+from lepton_ir.backends.onnx.precision import computes, runs
 from lepton_ir.frontends.onnx.table import Plan, Unwritable, export_plans, same_value
 from lepton_ir.frontends.onnx.table_values import TYPE_NAMES
 from lepton_ir.ir import Value
@@ -29,6 +29,7 @@ _QUANT: dict[str, Any] = {
     "per_channel": True,
     "format": "qdq",
     "runs": runs,
+    "computes": computes,
 }
 
 

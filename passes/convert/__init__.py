@@ -40,8 +40,9 @@ class Convert(Pass, name="convert"):
             the runtime runs.
         metric: ``module:function``, called with a list of feeds and a list of dicts of outputs;
             higher is better.
-        kernels: ``runtime`` converts what the target's runtime has kernels for, ``spec``
-            everything to which the written opset gives the type.
+        kernels: ``runtime`` converts what the target's runtime runs, ``cpu`` what it computes on
+            processors without taking it apart, ``spec`` everything to which the written opset
+            gives the type.
         weights_only: store constants in 16 bits and compute in f32.
         f64: convert f64, too.
     """
@@ -66,8 +67,8 @@ class Convert(Pass, name="convert"):
     def __post_init__(self) -> None:
         if self.to not in ("f16", "bf16"):
             raise ValueError(f"to is f16 or bf16, not {self.to!r}")
-        if self.kernels not in ("runtime", "spec"):
-            raise ValueError(f"kernels is runtime or spec, not {self.kernels!r}")
+        if self.kernels not in ("runtime", "cpu", "spec"):
+            raise ValueError(f"kernels is runtime, cpu or spec, not {self.kernels!r}")
         if not self.headroom >= 1:
             raise ValueError(f"headroom is at least 1, not {self.headroom}")
         if not self.max_drop >= 0:
@@ -123,7 +124,7 @@ class Convert(Pass, name="convert"):
         ctx = planner.ctx
         limit, metric = ctx.data.get("quant_max_drop"), ctx.data.get("quant_metric")
         limit = self.max_drop if limit is None else limit
-        if feeds is None or limit <= 0 or self.to != "f16" or self.kernels != "runtime":
+        if feeds is None or limit <= 0 or self.to != "f16" or self.kernels == "spec":
             return
         lost = keep_accuracy(planner, feeds, limit, self.metric if metric is None else metric)
         ctx.data["convert_lost"] = lost

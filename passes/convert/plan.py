@@ -119,7 +119,7 @@ class Planner:
         self.ctx = ctx
         self.limits = LIMITS[dtype.name]
         self.plan = Plan(dtype, options.wide_types(), options.keep_io)
-        self.trial = Trial(module, ctx, dtype, options.kernels == "runtime")
+        self.trial = Trial(module, ctx, dtype, options.kernels)
         self.given: dict[Value, Tensor] = {}
         self._stats: dict[int, Stats | None] = {}
         self._guards: set[Value] = set()

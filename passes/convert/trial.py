@@ -26,17 +26,22 @@ class Trial:
         module: the model, for its opsets.
         ctx: the run's context.
         dtype: the 16-bit type.
-        kernels: also ask what the runtime has kernels for.
+        kernels: ``spec`` asks for the opset alone, ``runtime`` also what the target's runtime runs,
+            ``cpu`` also what it computes on processors without taking it apart.
     """
 
-    def __init__(self, module: Module, ctx: PassContext, dtype: DType, kernels: bool) -> None:
+    def __init__(self, module: Module, ctx: PassContext, dtype: DType, kernels: str) -> None:
         self.ctx = ctx
         self.dtype = dtype
         scratch = Module("trial")
         scratch.opsets = dict(module.opsets)
         self.block = scratch.add_function("main").block
-        found = None if ctx.target is None or not kernels else ctx.target.quant("runs")
-        self.runs = found or (lambda op, dtype: True)
+        target = None if kernels == "spec" else ctx.target
+        runs = None if target is None else target.quant("runs")
+        self.runs = runs or (lambda op, dtype: True)
+        computes = target.quant("computes") if target is not None and kernels == "cpu" else None
+        self.computes = computes or (lambda op, dtype, opset: True)
+        self.opset = module.opsets.get("", 0)
         self._known: dict[object, str] = {}
 
     def refusal(self, op: Op, plan: Plan) -> str:
@@ -79,6 +84,8 @@ class Trial:
             return error.message
         if answer is True:
             answer = self.runs(copy, self.dtype)
+        if answer is True:
+            answer = self.computes(copy, self.dtype, self.opset)
         if answer is not True:
             return shorten(str(answer))
         for i in plan.results[op]:
