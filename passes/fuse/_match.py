@@ -126,6 +126,13 @@ def available(rw: Rewriter, name: str, **attrs: Any) -> bool:
     return rw.ctx.legal_name(name, module, **attrs)
 
 
+def pays(rw: Rewriter, name: str) -> bool:
+    """Return whether the target computes ``name`` faster than its parts; says so where not."""
+    if name not in getattr(rw.ctx.target, "slow", ()):
+        return True
+    return rw.fail("the runtime takes longer for a {} than for its parts", name)
+
+
 def settle(rw: Rewriter, old: Op | Value, new: Value) -> bool:
     """Replace ``old`` by the newly made ``new`` unless the target cannot write it."""
     assert new.op is not None

@@ -12,6 +12,7 @@ from lepton_ir.passes.fuse._match import (
     f32,
     f32_exact,
     made_by,
+    pays,
     settle,
     sole_user,
 )
@@ -227,6 +228,8 @@ def fuse_swish(m: Match, rw: Rewriter) -> bool:
             continue
         if not available(rw, "swish"):
             return rw.fail("the opset has no Swish")
+        if not pays(rw, "swish"):
+            return False
         if not scan.settles_on(x, rw):
             return False
         return settle(rw, m.root, rw.swish(x, alpha=f32(alpha)))
@@ -256,6 +259,8 @@ def fuse_mish(m: Match, rw: Rewriter) -> bool:
             continue
         if not available(rw, "mish"):
             return rw.fail("the opset has no Mish")
+        if made_by(gate.operands[0], "softplus") is None and not pays(rw, "softplus"):
+            return False
         if not scan.settles_on(x, rw):
             return False
         return settle(rw, m.root, rw.mish(x))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir.infer import const_array, const_tensor
-from lepton_ir.passes.fuse._match import Scan, available, f32, f32_exact, made_by, settle
+from lepton_ir.passes.fuse._match import Scan, available, f32, f32_exact, made_by, pays, settle
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def fuse_softplus(m: Match, rw: Rewriter) -> bool:
     x = power.operands[0]
     if x is None or x.dtype is None or x.dtype.name not in _FLOATS:
         return rw.fail("elements are {}", None if x is None else x.dtype)
-    if not scan.settles_on(x, rw) or not available(rw, "softplus"):
+    if not pays(rw, "softplus") or not scan.settles_on(x, rw) or not available(rw, "softplus"):
         return False
     return settle(rw, m.root, rw.softplus(x))
 
@@ -181,6 +181,8 @@ def fuse_prelu(m: Match, rw: Rewriter) -> bool:
         x, slope = found
         if not _spreads(slope, x) or x.dtype is None or x.dtype.name not in _FLOATS:
             return rw.fail("the slopes are not proven to fit {}", x)
+        if (slope != slope.reshape(-1)[:1]).any() and not pays(rw, "prelu"):
+            return False
         if not scan.settles_on(x, rw) or not available(rw, "prelu"):
             return False
         signed = slope if m.root.name == "add" else np.negative(slope)

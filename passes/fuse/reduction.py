@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from lepton_ir.infer import const_array
-from lepton_ir.passes.fuse._match import Scan, available, close, made_by, settle
+from lepton_ir.passes.fuse._match import Scan, available, close, made_by, pays, settle
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:
@@ -109,9 +109,11 @@ def _sum_of_powers(scan: Scan, value: Value | None) -> tuple[Op, int] | None:
 
 
 def _made_softmax(m: Match, rw: Rewriter, scan: Scan, name: str, x: Value, axis: int) -> bool:
-    if x.rank is None or not scan.settles_on(x, rw) or not available(rw, name):
+    if x.rank is None or not available(rw, name):
         return False
     last = axis == x.rank - 1
+    if not (last or pays(rw, name)) or not scan.settles_on(x, rw):
+        return False
     return settle(rw, m.root, rw.build(name, x, axis=-1 if last else axis).result)
 
 

@@ -9,7 +9,16 @@ import numpy as np
 
 from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_array
-from lepton_ir.passes.fuse._match import Scan, available, close, f32, f32_exact, settle, sole_user
+from lepton_ir.passes.fuse._match import (
+    Scan,
+    available,
+    close,
+    f32,
+    f32_exact,
+    pays,
+    settle,
+    sole_user,
+)
 from lepton_ir.passes.fuse.primitives import positive_part
 from lepton_ir.rewrite import rewrite
 
@@ -257,6 +266,8 @@ def elu_from_sum(m: Match, rw: Rewriter) -> bool:
             continue
         if x.dtype is None or x.dtype.name != "f32" or not math.isfinite(below[0]):
             return rw.fail("elements are {}", x.dtype)
+        if not pays(rw, "elu"):
+            return False
         if not scan.settles_on(x, rw):
             return False
         made = _elu(rw, x, 1.0, below[0], below[1])
