@@ -360,3 +360,54 @@ def test_weights_stored_in_bytes_are_made_floats_once():
   %y = conv(%x, %d) {pads=[1, 1, 1, 1]}
   return(%y)"""
     check(body, rtol=1e-5, x=normal(1, 20, 8, 8))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+def test_functions_of_bytes_are_tables(dtype, target):
+    body = f"""
+  %s = const() {{value=0.0625}} : f32[]
+  %z = const() {{value=17}} : {dtype}[]
+  %t = const() {{value=0.00390625}} : f32[]
+  %n = const() {{value={0 if dtype == "u8" else -128}}} : {dtype}[]
+  %d = dequantize_linear(%x, %s, %z)
+  %g = sigmoid(%d)
+  %q = quantize_linear(%g, %t, %n)
+  %e = dequantize_linear(%q, %t, %n)
+  %c = dequantize_linear(%x, %s, %z)
+  %m = mul(%c, %e)
+  %y = quantize_linear(%m, %s, %z)
+  return(%y)"""
+    given = codes(dtype, 3, 115)
+    check(body, target, x=given)
+    module = parse_module(f"func @main(%x: {dtype}[3,115]) {{\n{body}\n}}\n")
+    session = lepton_ir.compile(module, target, 1)
+    session.run(None, {"x": given})
+    (plan,) = session._plans.plans.values()
+    (step,) = plan.steps
+    assert [s.op for s in step.kernel.params[0].steps] == ["lookup"]
+
+
+def test_tables_in_epilogues():
+    body = """
+  %w = const() {value=rand(1)} : i8[20,16,3,3]
+  %s = const() {value=0.0625} : f32[]
+  %z = const() {value=100} : u8[]
+  %t = const() {value=0.00390625} : f32[]
+  %n = const() {value=0} : u8[]
+  %k = const() {value=0.001} : f32[]
+  %a = conv_integer(%x, %w, %z)
+  %f = cast(%a) {to=f32}
+  %u = mul(%f, %k)
+  %one = const() {value=1.0} : f32[]
+  %p = quantize_linear(%u, %one, %z)
+  %d = dequantize_linear(%p, %s, %z)
+  %g = sigmoid(%d)
+  %q = quantize_linear(%g, %t, %n)
+  %e = dequantize_linear(%q, %t, %n)
+  %c = dequantize_linear(%p, %s, %z)
+  %m = mul(%c, %e)
+  %y = quantize_linear(%m, %s, %z)
+  return(%y)"""
+    check(body, x=codes("u8", 2, 16, 9, 8))
+    check(body, "generic", x=codes("u8", 2, 16, 9, 8))

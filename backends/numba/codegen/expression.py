@@ -492,6 +492,45 @@ def _quantize(call: _Call, x: Val, *rest: Val) -> Val:
     return e.b.trunc(found, vector(compute_type(wanted), lanes_of(x.type)))
 
 
+def has_byte_permutation(machine: Machine) -> bool:
+    """Return whether bytes are looked up in a table of two vectors by one instruction."""
+    return machine.lanes == 16 and machine.has("avx512vbmi")
+
+
+@row("lookup", ("u8", "i8"))
+def _lookup(call: _Call, code: Val, address: Val) -> Val:
+    """Look bytes up in a table of 256."""
+    e, lanes = call.e, lanes_of(code.type)
+    first = address if lanes == 1 else e.b.extract_element(address, ir.Constant(I32, 0))
+    table = e.ptr(first)
+    if lanes == 16 and has_byte_permutation(e.machine):
+        return _permuted(e, code, table)
+    offsets = e.b.zext(code, vector(I64, lanes))
+    if lanes == 1:
+        return e.load(e.off(table, offsets), I8)
+    places = e.b.inttoptr(e.b.add(address, offsets), ir.VectorType(ir.PointerType(), lanes))
+    type_, mask = vector(I32, lanes), ir.Constant(ir.VectorType(I1, lanes), [1] * lanes)
+    name = f"llvm.masked.gather.v{lanes}i32.v{lanes}p0"
+    found = e.intrinsic(name, type_, [places, ir.Constant(I32, 1), mask, e.zero(type_)])
+    return e.b.trunc(found, code.type)
+
+
+def _permuted(e: Emitter, code: Val, table: Val) -> Val:
+    """Look 16 bytes up in four vectors of 64, by the lower and the upper half of the table."""
+    wide = vector(I8, 64)
+    spread = ir.Constant(ir.VectorType(I32, 64), [i % 16 for i in range(64)])
+    index = e.b.shuffle_vector(code, code, spread)
+    halves = []
+    for start in (0, 128):
+        low, high = (e.load(table, wide, start + n) for n in (0, 64))
+        name = "llvm.x86.avx512.vpermi2var.qi.512"
+        found = e.intrinsic(name, wide, [low, index, high])
+        first = ir.Constant(ir.VectorType(I32, 16), list(range(16)))
+        halves.append(e.b.shuffle_vector(found, found, first))
+    upper = e.b.icmp_signed("<", code, e.zero(code.type))
+    return e.b.select(upper, halves[1], halves[0])
+
+
 def can_cast(source: str, wanted: str) -> bool:
     """Return whether ``cast`` computes what NumPy does for these types."""
     if source not in STORED or wanted not in STORED:

@@ -196,7 +196,7 @@ def lower_blocked(
     from lepton_ir.backends.numba.kernels.window import fill_for, halo_for
 
     rank = len(shape)
-    if dtype not in TYPES or any(t.dtype not in TYPES for t in tensors):
+    if dtype not in TYPES or any(t.dtype not in TYPES and t.size > 1 for t in tensors):
         return False
     if rank not in (3, 4) or not any(t.shape == shape and t.blocked for t in tensors):
         return False

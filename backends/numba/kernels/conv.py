@@ -141,8 +141,8 @@ def translate_tail(lo: Lowering) -> tuple[Expression, list[Operand]]:
         number = translation.add(op)
     if any(t != "f32" for t in translation.inputs):
         lo.decline("operands of an epilogue that are not f32")
-    leaves = [Operand(v, v is bias) for v in translation.leaves[1:]]
     expression = translation.finish([number])
+    leaves = [Operand(v, v is bias) for v in translation.leaves[1:]]
     if expression.output_types[0] != "f32":
         lo.decline("a result that is not f32")
     return expression, leaves

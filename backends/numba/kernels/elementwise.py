@@ -34,7 +34,7 @@ from lepton_ir.types import TensorType
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lepton_ir.backends.numba.plan import Ref
+    from lepton_ir.backends.numba.plan import Array, Ref
     from lepton_ir.ir import Value
 
 MAX_OUTER = 5
@@ -67,6 +67,8 @@ class Translation:
         lo: the operation being lowered.
         apart: numbers are read while running, so that the code does not depend on them.
         leaves: values that the expression reads, in the order of its inputs.
+        functions: results that are functions of one tensor of bytes: that tensor, and the
+            operations between.
     """
 
     lo: Lowering
@@ -74,6 +76,7 @@ class Translation:
     leaves: list[Value] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    functions: dict[Value, tuple[Value, list[Op]]] = field(default_factory=dict)
     _numbers: dict[Value, int] = field(default_factory=dict)
 
     def input(self, value: Value, dtype: str = "") -> int:
@@ -112,7 +115,11 @@ class Translation:
 
     def number(self, value: float) -> int:
         """Return the number of an f32 that is read while running."""
-        return self.input(_stand_in(float(value)))
+        return self.input(_stand_in(float(value), "f32"))
+
+    def address(self, constant: Array) -> int:
+        """Return the number of the address of a constant, which lives as long as the session."""
+        return self.input(_stand_in(constant.ctypes.data, "u64"))
 
     def const(self, value: Any, dtype: str) -> int:
         """Add a constant."""
@@ -201,8 +208,32 @@ class Translation:
             number = self.step(Step("identity", dtype, (number,)))
         return number
 
+    def _prune(self, outputs: Sequence[int]) -> list[int]:
+        """Drop what no output needs; return the outputs' new numbers."""
+        needed, pending = set(), list(outputs)
+        while pending:
+            number = pending.pop()
+            if number not in needed:
+                needed.add(number)
+                pending += self.steps[number].args if number >= 0 else ()
+        # The first input is the accumulator of an epilogue.
+        kept = [i for i in range(len(self.inputs)) if i == 0 or -i - 1 in needed]
+        alive = [i for i in range(len(self.steps)) if i in needed]
+        moved = {i: n for n, i in enumerate(alive)} | {-i - 1: -n - 1 for n, i in enumerate(kept)}
+        self.leaves = [self.leaves[i] for i in kept]
+        self.inputs = [self.inputs[i] for i in kept]
+        self.steps = [
+            Step(s.op, s.dtype, tuple(moved[a] for a in s.args), s.attrs)
+            for s in (self.steps[i] for i in alive)
+        ]
+        return [moved[o] for o in outputs]
+
     def finish(self, outputs: Sequence[int]) -> Expression:
-        """Return the expression, its inputs numbered from 0 and its steps behind them."""
+        """Return the expression, its inputs numbered from 0 and its steps behind them.
+
+        Steps that are not needed are left out, and so are the inputs that they alone read.
+        """
+        outputs = self._prune(outputs)
         count = len(self.inputs)
 
         def final(number: int) -> int:
@@ -213,10 +244,11 @@ class Translation:
 
 
 @functools.lru_cache(4096)
-def _stand_in(value: float) -> Value:
-    """Return a constant f32."""
-    op = Op("const", None, [], {"value": from_array(np.array(value, np.float32))}, 1)
-    op.results[0].type = TensorType(dtypes.F32, ())
+def _stand_in(value: float, dtype: str) -> Value:
+    """Return a constant of one element."""
+    kind = dtypes.F32 if dtype == "f32" else dtypes.U64
+    op = Op("const", None, [], {"value": from_array(np.array(value, kind.numpy))}, 1)
+    op.results[0].type = TensorType(kind, ())
     return op.results[0]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lepton_ir import dtypes
 from lepton_ir.backends.numba.codegen.expression import Step
+from lepton_ir.backends.numba.kernels.tables import translate_table
 
 if TYPE_CHECKING:
     from lepton_ir.backends.numba.kernels.elementwise import Translation
@@ -51,6 +52,10 @@ def translate_quantization(translation: Translation, op: Op) -> int:
         translation.lo.decline("a scale per axis or block, or other element types")
     scale, zero = op.operands[1], op.operands[2] if len(op.operands) > 2 else None
     assert scale is not None
+    if op.name == "quantize_linear":
+        looked_up = translate_table(translation, op)
+        if looked_up is not None:
+            return looked_up
     x = translation.operand(op.operands[0])
     if op.name == "quantize_linear":
         return _quantize(translation, op, x, scale, zero)
