@@ -1,15 +1,18 @@
-"""Run models through `lepton_ir.compile` and onnxruntime: errors and interleaved times.
+"""Run models through `lepton_ir.compile` and other runtimes: errors and interleaved times.
 
     python -m lepton_ir.tools.bench.run_peers MODEL... [--threads 1] [--seconds 2] [--no-time]
+        [--peers onnxruntime,openvino]
 
 The error of each is taken against a run of the reference interpreter whose floats are all float64
-(`--exact`), otherwise ours against onnxruntime's. Times alternate in one process; the ratio is the
-median of onnxruntime's time by ours, so more than 1 is faster than onnxruntime.
+(`--exact`), otherwise ours against onnxruntime's. Times alternate in one process; a ratio is the
+median of a peer's time by ours, so more than 1 is faster than the peer; `ratio` is the smallest.
+`share` is the part of this machine's measured peak that the products of the model reach.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -25,6 +28,8 @@ from lepton_ir.diagnostics import LeptonError
 from lepton_ir.interp import run_list
 from lepton_ir.ir import Module
 from lepton_ir.tensors import from_array
+from lepton_ir.tools.bench import peers
+from lepton_ir.tools.bench.peak import operations, peak
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--symbol", type=int, default=1, help="size of symbolic dims")
     p.add_argument("--dim", action="append", default=[], metavar="NAME=SIZE")
     p.add_argument("--target", default="host")
+    p.add_argument("--wall", action="store_true", help="wall clock also with one thread")
     p.add_argument("--no-time", action="store_true")
     p.add_argument("--exact", action="store_true", help="errors against a float64 run")
+    p.add_argument("--peers", default="onnxruntime", help="onnxruntime,openvino")
     p.add_argument("--manifest", type=Path, help="input shapes by model, as `run_inputs`")
     args = p.parse_args(argv)
     known = _known_shapes(args.manifest)
@@ -93,9 +100,23 @@ def _measure(path: Path, args: argparse.Namespace, shapes: dict[str, Any]) -> di
         row |= _against_exact(path, feeds, expected, found)
     if not args.no_time:
         # With one thread, the time of the process itself: what else the machine does counts less.
-        clock = time.process_time if args.threads == 1 else time.perf_counter
-        row |= _times(peer, feeds, session, given, args.seconds, clock)
+        alone = args.threads == 1 and not args.wall
+        clock = time.process_time if alone else time.perf_counter
+        runs: dict[str, Callable[[], object]] = {"onnxruntime": lambda: peer.run(feeds)}
+        shapes = {n: v.shape for n, v in feeds.items()}
+        for name in args.peers.split(","):
+            if name not in runs:
+                other = peers.peer(name, str(path), args.threads, shapes)
+                runs[name] = functools.partial(other.run, feeds)
+        row |= times(lambda: session.run(None, given), runs, args.seconds, clock)
+        speed = operations(session) / row["ours_ms"] * 1e3
+        row["share"] = round(speed / args.threads / _peak(args.target), 3)
     return row
+
+
+@functools.cache
+def _peak(target: str) -> float:
+    return peak(target)
 
 
 def _error(expected: Any, found: Any) -> float:
@@ -146,31 +167,32 @@ def _widened(module: Module) -> Module:
     return module
 
 
-def _times(
-    peer: Any, feeds: Any, session: Any, given: Any, seconds: float, clock: Callable[[], float]
-) -> dict[str, float]:
-    for _ in range(2):
-        peer.run(feeds)
-        session.run(None, given)
+def times(
+    ours: Callable[[], object],
+    runs: dict[str, Callable[[], object]],
+    seconds: float,
+    clock: Callable[[], float],
+) -> dict[str, Any]:
+    """Return medians of the times, and of the ratios of each peer's to ours, run by turns."""
+    everyone = {"ours": ours, **runs}
+    for run in everyone.values():
+        for _ in range(2):
+            run()
     started = time.perf_counter()
-    peer.run(feeds)
+    next(iter(runs.values()))()
     count = max(1, round(0.02 / max(time.perf_counter() - started, 1e-7)))
-    ratios: list[float] = []
-    mine: list[float] = []
-    theirs: list[float] = []
+    found: dict[str, list[float]] = {name: [] for name in everyone}
     until = time.perf_counter() + seconds
-    while len(ratios) < 5 or time.perf_counter() < until:
-        a = _timed(lambda: peer.run(feeds), count, clock)
-        b = _timed(lambda: session.run(None, given), count, clock)
-        ratios.append(a / b)
-        mine.append(b)
-        theirs.append(a)
-    return {
-        "ratio": round(statistics.median(ratios), 3),
-        "ours_ms": round(1e3 * statistics.median(mine), 3),
-        "peer_ms": round(1e3 * statistics.median(theirs), 3),
-        "best_ratio": round(min(theirs) / min(mine), 3),
-    }
+    while len(found["ours"]) < 5 or time.perf_counter() < until:
+        for name, run in everyone.items():
+            found[name].append(_timed(run, count, clock))
+    row: dict[str, Any] = {"ours_ms": round(1e3 * statistics.median(found["ours"]), 3)}
+    ratios = {}
+    for name in runs:
+        pairs = zip(found[name], found["ours"], strict=True)
+        ratios[name] = round(statistics.median(a / b for a, b in pairs), 3)
+        row[f"{name}_ms"] = round(1e3 * statistics.median(found[name]), 3)
+    return row | {"ratio": min(ratios.values()), "ratios": ratios}
 
 
 SETTLING_SECONDS = 0.02
