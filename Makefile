@@ -36,8 +36,10 @@ golden: $(STAMP) ## rewrite the expected results in tests/golden
 rules: $(STAMP) ## say where each rewrite rule is shown to work; MODELS='DIR ...'
 	$(PY) -m lepton_ir.tools.rules $(if $(MODELS),--models $(MODELS)) --jobs $(JOBS)
 
-bench: $(STAMP) ## measure speed, memory and start-up
+bench: $(STAMP) ## measure speed, memory and start-up; MODELS='DIR ...' PEERS=onnxruntime,openvino
 	$(PY) -m lepton_ir.tools.bench
+	$(if $(MODELS),$(PY) -m lepton_ir.tools.bench.engine $(MODELS) $(if $(PEERS),--peers=$(PEERS)) \
+		$(if $(MANIFEST),--manifest=$(MANIFEST)))
 
 conformance: $(STAMP) ## the exhaustive, slow runs
 	$(PY) -m pytest -n $(JOBS) -m slow

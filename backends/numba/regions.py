@@ -16,7 +16,7 @@ from lepton_ir.backends.numba.constants import aligned
 from lepton_ir.backends.numba.plan import Boxed, Buffer, PyStep, Ref, Segment, Tensor, row_major
 from lepton_ir.backends.numba.runtime.program import Frame, Program
 from lepton_ir.diagnostics import LeptonError
-from lepton_ir.infer import describe
+from lepton_ir.infer import const_tensor, describe
 from lepton_ir.interp import call_meaning
 from lepton_ir.pauses import collector_paused
 from lepton_ir.types import TensorType
@@ -129,7 +129,8 @@ class BlockPlans:
         if found is None:
             plans, captured = [], []
             for region in op.regions:
-                outer = captures(region.block)
+                # Constants are placed by the body's own plans.
+                outer = [v for v in captures(region.block) if const_tensor(v) is None]
                 plans.append(BlockPlans(self.session, region.block, [*region.block.args, *outer]))
                 captured += outer
             found = self.children[op] = (plans, captured)
@@ -236,17 +237,25 @@ def runner(plans: BlockPlans, op: Op) -> tuple[Callable[[list[Any]], list[Any]],
     names = op.definition.regions
     children, captured = plans.child(op)
     count = len(op.operands)
+    parts, start = [], count
+    for name, child in zip(names, children, strict=True):
+        size = len(child.inputs) - len(child.block.args)
+        parts.append((name, child, start, start + size))
+        start += size
 
     def run(arrays: list[Any]) -> list[Any]:
-        outer = [_owned(a) for a in arrays[count:]]
-        bodies, start = {}, 0
-        for name, child in zip(names, children, strict=True):
-            size = len(child.inputs) - len(child.block.args)
-            bodies[name] = _Body(child, outer[start : start + size])
-            start += size
+        outer = [_owned(a) for a in arrays]
+        bodies = {name: _Body(child, outer[first:end]) for name, child, first, end in parts}
         return call_meaning(op, arrays[:count], {**attrs, **bodies})
 
-    return run, captured
+    def choose(arrays: list[Any]) -> list[Any]:
+        condition = np.asarray(arrays[0])
+        if condition.size != 1:
+            return run(arrays)  # says what is wrong
+        _, child, first, end = parts[0 if condition.reshape(()) else 1]
+        return child.run([_owned(a) for a in arrays[first:end]])
+
+    return (choose if op.name == "if" else run), captured
 
 
 def label(step: PyStep) -> str:

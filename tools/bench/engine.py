@@ -29,11 +29,13 @@ class Model(NamedTuple):
         name: in the tables.
         pattern: of its file's name.
         dims: sizes of its symbolic dims.
+        fill: inputs that are constants.
     """
 
     name: str
     pattern: str
     dims: tuple[str, ...] = ()
+    fill: tuple[str, ...] = ()
 
 
 _PAST = ("batch=1", "sequence=1", "past_sequence=64", "total_sequence=65")
@@ -52,7 +54,7 @@ MODELS = (
     Model("yolo-like", "yolo*.legacy.onnx"),
     Model("PP-OCR det", "*PP-OCR*det*.onnx"),
     Model("PP-OCR rec", "*PP-OCR*rec*.onnx"),
-    Model("silero-vad", "silero_vad.onnx"),
+    Model("silero-vad", "silero_vad.onnx", fill=("sr=16000",)),
     Model("DTLN 1", "dtln/model_1.onnx"),
     Model("DTLN 2", "dtln/model_2.onnx"),
 )
@@ -81,7 +83,7 @@ def _run(model: Model, path: Path, args: argparse.Namespace, *options: str) -> d
     """Return what `run_peers` says of a model."""
     command = [sys.executable, "-m", "lepton_ir.tools.bench.run_peers", str(path), *options]
     command += [f"--peers={args.peers}", f"--seconds={args.seconds}"]
-    command += [f"--dim={dim}" for dim in model.dims]
+    command += [f"--dim={dim}" for dim in model.dims] + [f"--fill={fill}" for fill in model.fill]
     if args.manifest:
         command.append(f"--manifest={args.manifest}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)

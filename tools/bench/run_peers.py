@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--seconds", type=float, default=2.0)
     p.add_argument("--symbol", type=int, default=1, help="size of symbolic dims")
     p.add_argument("--dim", action="append", default=[], metavar="NAME=SIZE")
+    p.add_argument("--fill", action="append", default=[], metavar="INPUT=NUMBER", help="a constant")
     p.add_argument("--target", default="host")
     p.add_argument("--wall", action="store_true", help="wall clock also with one thread")
     p.add_argument("--no-time", action="store_true")
@@ -81,6 +82,9 @@ def _measure(path: Path, args: argparse.Namespace, shapes: dict[str, Any]) -> di
             for n, t, s in inputs
         ]
         feeds = draw(drawn, 0, args.symbol)
+        for name, _, number in (f.partition("=") for f in args.fill):
+            if name in feeds:
+                feeds[name] = np.full_like(feeds[name], float(number))
         expected = peer.run(feeds)
     except Exception as error:
         return {"skipped": f"onnxruntime: {error}"[:200]}
@@ -106,8 +110,13 @@ def _measure(path: Path, args: argparse.Namespace, shapes: dict[str, Any]) -> di
         shapes = {n: v.shape for n, v in feeds.items()}
         for name in args.peers.split(","):
             if name not in runs:
-                other = peers.peer(name, str(path), args.threads, shapes)
-                runs[name] = functools.partial(other.run, feeds)
+                try:
+                    other = peers.peer(name, str(path), args.threads, shapes)
+                    other.run(feeds)
+                except Exception as error:  # what cannot run a model does not stop the others
+                    row[f"{name}_problem"] = f"{type(error).__name__}: {error}"[:200]
+                else:
+                    runs[name] = functools.partial(other.run, feeds)
         row |= times(lambda: session.run(None, given), runs, args.seconds, clock)
         speed = operations(session) / row["ours_ms"] * 1e3
         row["share"] = round(speed / args.threads / _peak(args.target), 3)

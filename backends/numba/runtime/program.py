@@ -64,6 +64,10 @@ def _as_bytes(held: Array) -> Array:
     return held.reshape(-1).view(np.uint8)
 
 
+Patches = tuple[tuple[int, int], ...]
+"""Positions among the arguments of a stretch, and what is added to the address there."""
+
+
 @dataclass
 class Stretch:
     """Kernel calls without a Python call between them.
@@ -75,10 +79,7 @@ class Stretch:
         args: all arguments.
         arena_at: positions of arena addresses in ``args``.
         arena_offsets: their offsets.
-        slot_at: positions of addresses of slots in ``args``.
-        slots: the slots, each once.
-        slot_of: for each position, the index among ``slots``.
-        slot_offsets: their offsets.
+        slots: by slot, the positions of its addresses in ``args`` and what is added there.
         checked: whether a kernel may report an index out of range.
         large: whether it is worth waking other threads.
     """
@@ -89,13 +90,24 @@ class Stretch:
     args: Array
     arena_at: Array
     arena_offsets: Array
-    slot_at: Array
-    slots: list[int]
-    slot_of: Array
-    slot_offsets: Array
+    slots: dict[int, Patches]
     checked: bool
     large: bool
     arena_base: int = -1
+
+    def __post_init__(self) -> None:
+        # Made once: runs of small models are mostly Python.
+        self._view = memoryview(self.args.data)
+        self._call = np.array([self.table.ctypes.data, len(self.rows), 0, 0], np.int64)
+        self.table_address: int = self.table.ctypes.data
+        self.call_address: int = self._call.ctypes.data
+        """Arguments of the loop for a thread that runs alone."""
+
+    def place(self, address: int, patches: Patches) -> None:
+        """Write the address of a slot wherever it belongs."""
+        view = self._view
+        for position, offset in patches:
+            view[position] = address + offset
 
     def place_arena(self, base: int) -> None:
         """Write the addresses in the arena, unless they are there already."""
@@ -120,7 +132,7 @@ def _stretch(rows: list[Row], first: int, library: Library) -> Stretch:
     args: list[int] = []
     starts: list[int] = []
     arena: list[tuple[int, int]] = []
-    placed: list[tuple[int, int, int]] = []
+    slots: dict[int, list[tuple[int, int]]] = {}
     for row in rows:
         starts.append(len(args))
         for arg in row.args:
@@ -131,7 +143,7 @@ def _stretch(rows: list[Row], first: int, library: Library) -> Stretch:
             if buffer.is_const:
                 args.append(buffer.data().ctypes.data + arg.offset)
             elif buffer.slot >= 0:
-                placed.append((len(args), buffer.slot, arg.offset))
+                slots.setdefault(buffer.slot, []).append((len(args), arg.offset))
                 args.append(0)
             else:
                 arena.append((len(args), buffer.offset + arg.offset))
@@ -140,8 +152,6 @@ def _stretch(rows: list[Row], first: int, library: Library) -> Stretch:
     table = np.empty((len(rows), 2), np.int64)
     table[:, 0] = library.addresses(row.kernel for row in rows)
     table[:, 1] = flat.ctypes.data + 8 * _ints(starts)
-    slots = sorted({slot for _, slot, _ in placed})
-    index = {slot: i for i, slot in enumerate(slots)}
     return Stretch(
         rows,
         first,
@@ -149,10 +159,7 @@ def _stretch(rows: list[Row], first: int, library: Library) -> Stretch:
         flat,
         _ints([p for p, _ in arena]),
         _ints([o for _, o in arena]),
-        _ints([p for p, _, _ in placed]),
-        slots,
-        _ints([index[s] for _, s, _ in placed]),
-        _ints([o for _, _, o in placed]),
+        {slot: tuple(patches) for slot, patches in slots.items()},
         any(row.checks for row in rows),
         _touched(rows) >= _WORTH_THREADS,
     )
@@ -205,22 +212,29 @@ class Program:
 
     def _run_stretch(self, stretch: Stretch, frame: Frame, session: Session) -> None:
         stretch.place_arena(frame.arena.ctypes.data)
-        if stretch.slots:
-            bases = _ints([_address(frame.objects, s) for s in stretch.slots])
-            stretch.args[stretch.slot_at] = bases[stretch.slot_of] + stretch.slot_offsets
+        for slot, patches in stretch.slots.items():
+            stretch.place(_address(frame.objects, slot), patches)
         if session.profile is not None:
             self._run_profiled(stretch, session)
         else:
-            table = stretch.table.ctypes.data
-            session.call(self.vm, table, len(stretch.rows), large=stretch.large)
+            self.call(stretch, session)
         if stretch.checked:
             self.check(stretch)
+
+    def call(self, stretch: Stretch, session: Session) -> None:
+        """Run the calls of a stretch whose addresses are in place."""
+        shared = stretch.large and session.threads > 1
+        if not shared or not session.share(stretch.table_address, len(stretch.rows)):
+            self.vm(stretch.call_address, 0, 1)
 
     def _run_profiled(self, stretch: Stretch, session: Session) -> None:
         assert session.profile is not None
         for i, row in enumerate(stretch.rows):
             started = time.perf_counter()
-            session.call(self.vm, stretch.table.ctypes.data + 16 * i, 1)
+            address = stretch.table_address + 16 * i
+            if session.threads == 1 or not session.share(address, 1):
+                alone = _ints([address, 1, 0, 0])
+                self.vm(alone.ctypes.data, 0, 1)
             session.profile.add_row(row, time.perf_counter() - started)
 
     def check(self, stretch: Stretch) -> None:

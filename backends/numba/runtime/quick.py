@@ -12,16 +12,13 @@ import numpy as np
 
 from lepton_ir.backends.numba.memory import ALIGNMENT, is_readable
 from lepton_ir.backends.numba.plan import Tensor
-from lepton_ir.backends.numba.runtime.program import Stretch
+from lepton_ir.backends.numba.runtime.program import Patches, Stretch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lepton_ir.backends.numba.plan import Segment
     from lepton_ir.backends.numba.session import Session
-
-Patches = tuple[tuple[int, int], ...]
-"""Positions among the arguments of a stretch, and what is added to the address there."""
 
 
 class Feed(NamedTuple):
@@ -66,10 +63,6 @@ class Quick:
         self._stretch = stretch
         self._feeds = feeds
         self._results = results
-        self._args = memoryview(stretch.args.data)
-        self._call = np.array([stretch.table.ctypes.data, len(stretch.rows), 0, 0], np.int64)
-        self._call_address = self._call.ctypes.data
-        self._alone = session.threads == 1 or not stretch.large
 
     def run(self, given: Mapping[str, Any]) -> list[Any] | None:
         """Run the plan; return the outputs, ``None`` if the feeds are not exactly what it takes."""
@@ -96,17 +89,12 @@ class Quick:
         return results
 
     def _run(self, addresses: list[tuple[int, Patches]]) -> None:
-        args, stretch, session = self._args, self._stretch, self._session
+        stretch, session, program = self._stretch, self._session, self.segment.program
         with session.lock:
             stretch.place_arena(session.arena_address)
             for address, patches in addresses:
-                for position, offset in patches:
-                    args[position] = address + offset
-            program = self.segment.program
-            if self._alone:
-                program.vm(self._call_address, 0, 1)
-            else:
-                session.call(program.vm, int(self._call[0]), len(stretch.rows))
+                stretch.place(address, patches)
+            program.call(stretch, session)
             if stretch.checked:
                 program.check(stretch)
 
@@ -118,14 +106,7 @@ def quick(session: Session, segment: Segment) -> Quick | None:
     if len(items) != 1 or not isinstance(items[0], Stretch) or main.overridable:
         return None
     stretch = items[0]
-    patches: dict[int, list[tuple[int, int]]] = {}
-    for position, index, offset in zip(
-        stretch.slot_at.tolist(),
-        stretch.slot_of.tolist(),
-        stretch.slot_offsets.tolist(),
-        strict=True,
-    ):
-        patches.setdefault(stretch.slots[index], []).append((position, offset))
+    patches = stretch.slots
     sizes = {slot: shape[0] for slot, shape, _ in segment.makes}
     results = []
     for place in segment.outputs or ():
@@ -137,13 +118,13 @@ def quick(session: Session, segment: Segment) -> Quick | None:
             return None
         nbytes = sizes.pop(slot) + ALIGNMENT
         dtype = place.dtype.numpy
-        results.append(Result(nbytes, place.shape, dtype, tuple(patches.get(slot, ()))))
+        results.append(Result(nbytes, place.shape, dtype, patches.get(slot, ())))
     if sizes:
         return None
     feeds = []
     for slot, (value, shape) in enumerate(zip(main.inputs, segment.shapes, strict=True)):
         if shape is None or value.dtype is None:
             return None
-        taken = tuple(patches.get(slot, ()))
+        taken = patches.get(slot, ())
         feeds.append(Feed(value.name or "", shape, value.dtype.numpy, taken))
     return Quick(session, segment, stretch, feeds, results)
