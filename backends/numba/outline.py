@@ -46,6 +46,18 @@ def pinned(name: str) -> Machine:
     return replace(find_machine(name), cores=1, l1=32 << 10, l2=1 << 20, l3=32 << 20)
 
 
+def plan_on_paper(module: Module, machine: Machine, sizes: Mapping[str, int]) -> Segment:
+    """Return the plan of a prepared module; nothing is compiled.
+
+    Raises:
+        UnsupportedError: an input has no known size.
+    """
+    paper: Any = _Paper(machine, Constants())
+    plans = BlockPlans(paper, module.main.block, module.main.inputs)
+    arrays = [_stand_in(v, sizes) for v in module.main.inputs]
+    return Planner(plans, plans.start(arrays)).plan()
+
+
 def outline(module: Module, machine: Machine, sizes: Mapping[str, int]) -> str:
     """Return the plan of a prepared module as text.
 
@@ -58,10 +70,7 @@ def outline(module: Module, machine: Machine, sizes: Mapping[str, int]) -> str:
         UnsupportedError: an input has no known size.
     """
     main = module.main
-    paper: Any = _Paper(machine, Constants())
-    plans = BlockPlans(paper, main.block, main.inputs)
-    arrays = [_stand_in(v, sizes) for v in main.inputs]
-    segment = Planner(plans, plans.start(arrays)).plan()
+    segment = plan_on_paper(module, machine, sizes)
     names: dict[Value, str] = {}
     for index, value in enumerate(v for op in main.block.ops for v in op.results):
         names[value] = value.name or str(index)
