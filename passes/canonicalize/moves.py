@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from lepton_ir import dims
+from lepton_ir.diagnostics import Location
 from lepton_ir.infer import const_array, const_tensor
 from lepton_ir.ir import Op, Value
 from lepton_ir.passes.canonicalize.operators import made_by
@@ -92,7 +93,9 @@ def unstack_by_gather(m: Match, rw: Rewriter) -> bool:
     if not _in_blocks(x, axis) or len(users) > _MOST:
         return rw.fail("its elements are not next to each other")
     rw.also(*(squeeze for _, squeeze in users))
+    rw.permit()
     for i, squeeze in users:
+        rw.loc = Location("", (op.loc, squeeze.loc), rw.rule)
         made = rw.gather(x, rw.const(np.asarray(i, np.int64)), axis=axis)
         rw.replace(squeeze.result, made)
     return True
