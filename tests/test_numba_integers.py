@@ -411,3 +411,27 @@ def test_tables_in_epilogues():
   return(%y)"""
     check(body, x=codes("u8", 2, 16, 9, 8))
     check(body, "generic", x=codes("u8", 2, 16, 9, 8))
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize(
+    ("bits", "block", "k", "n"), [(4, 32, 96, 70), (4, 16, 50, 5), (8, 128, 300, 64)]
+)
+def test_activations_in_bytes_where_the_model_allows_it(bits, block, k, n, zeros):
+    blocks, nbytes = -(-k // block), block * bits // 8
+    numbers = np.random.default_rng(bits)
+    packed = numbers.integers(0, 256, (n, blocks, nbytes)).tolist()
+    head = f"  %z = const() {{value=rand(4)}} : f32[{n},{blocks}]\n" if zeros else ""
+    attrs = f"K={k}, N={n}, bits={bits}, block_size={block}, accuracy_level=4"
+    body = f"""{head}
+  %b = const() {{value={packed}}} : u8[{n},{blocks},{nbytes}]
+  %s = const() {{value=rand(3)}} : f32[{n},{blocks}]
+  %y = ms_matmul_nbits(%a, %b, %s, {"%z" if zeros else "_"}) {{{attrs}}}
+  return(%y)"""
+    for m in (1, 2, 5, 9):
+        check(body, rtol=0.03, a=normal(m, k))
+        # Whole numbers up to 127 in every block are kept as they are.
+        a = numbers.integers(-127, 128, (m, k)).astype(np.float32)
+        a[:, ::block] = 127
+        a[0, :block] = 0
+        check(body, rtol=2e-6, a=a)

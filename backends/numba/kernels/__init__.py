@@ -24,6 +24,7 @@ _FAMILIES = (
     "resize",
     "gated",
     "volumes",
+    "block_sums",
     "blockwise",
 )
 

@@ -3,22 +3,30 @@
 ``y[m, n] = sum_k a[m, k] * (code[k, n] - zero[k / block, n]) * scale[k / block, n]``, in f32: codes
 become floats in registers. Every 32-bit lane holds neighbouring codes of one column, less the
 middle of their range, so that 0 stands for a symmetric zero.
+
+Where ``accuracy_level`` is 4, the model allows A in 8 bits too: each block of a row has a scale of
+its own, and sums of a block are integers.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from llvmlite import ir
 
 from lepton_ir import dtypes
-from lepton_ir.backends.numba.codegen.emitter import F32, I32, Emitter, Val, i64
+from lepton_ir.backends.numba.codegen.dot import has_vnni
+from lepton_ir.backends.numba.codegen.emitter import Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.expression import Step
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.constants import aligned_array
+from lepton_ir.backends.numba.kernels.block_sums import (
+    WORD,
+    BlockSums,
+    Config,
+    WholeBlockSums,
+)
 from lepton_ir.backends.numba.kernels.copy import copy_into, fill
 from lepton_ir.backends.numba.kernels.elementwise import Translation, itemsize
 from lepton_ir.backends.numba.kernels.epilogue import (
@@ -41,40 +49,14 @@ if TYPE_CHECKING:
 ROWS = 6
 """Rows of a tile."""
 
-FEW_ROWS = 2
-"""Up to so many rows each block has sums of its own, which are scaled once."""
+WHOLE_ROWS = 4
+"""Rows of a tile of integers."""
 
 MANY_ROWS = 24
 """From so many rows on, a panel of weights is made floats once."""
 
-AHEAD = 4096
-"""Bytes of codes that are asked for before they are needed."""
-
-_WORD = 32
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a kernel is specialised for.
-
-    Attributes:
-        rows: heights of tiles, the usual one first, then that of the last tile.
-        vectors: vectors of a tile's row.
-        bits: of a code.
-        zeros: whether blocks have zero points besides the middle.
-        once: whether a panel is made floats once for all rows, instead of for each tile.
-    """
-
-    rows: tuple[int, ...]
-    vectors: int
-    bits: int
-    zeros: bool
-    once: bool
-
-    @property
-    def codes(self) -> int:
-        """Codes of a lane."""
-        return _WORD // self.bits
+_LEAST = 16
+"""Blocks of A in bytes are multiples of this."""
 
 
 # -- lowering --------------------------------------------------------------------------------------
@@ -89,15 +71,21 @@ def lower_blockwise(lo: Lowering) -> None:
     if op.attr("weight_prepacked") or (lo.has(4) and lo.operand(4).size):
         lo.decline("weights that are packed already, or reordered rows")
     bits, block, depth = op.attr("bits"), op.attr("block_size"), op.attr("K")
-    codes = _WORD // bits
+    codes = WORD // bits
     if bits not in (2, 4, 8) or block % codes:
         lo.decline(f"blocks of {block} codes of {bits} bits")
     expression, operands = translate(lo, functools.partial(_add_bias, lo))
     c = lo.new(*lo.type())
-    a = _whole_words(lo, a, depth, codes)
-    width = width_of(lo.machine)
+    whole = op.attr("accuracy_level") == 4 and has_vnni(lo.machine) and bits != 2
+    whole = whole and block % _LEAST == 0
+    a = _whole_words(lo, a, depth, block if whole else codes)
+    width, depth = width_of(lo.machine), a.shape[1]
+    if whole:
+        a = _in_bytes(lo, a, block, bits)
     packed = lo.packed(
-        1, ("codes", bits, depth, width), lambda b: pack_codes(b, bits, depth, width)
+        1,
+        ("codes", bits, depth, width, whole),
+        lambda b: pack_codes(b, bits, depth, width, not whole),
     )
     scales = lo.packed(2, ("scales", width), lambda s: _panels(s.reshape(op.attr("N"), -1), width))
     if packed is None or scales is None:
@@ -130,18 +118,29 @@ def _whole_words(lo: Lowering, a: Tensor, depth: int, codes: int) -> Tensor:
     return whole
 
 
-def pack_codes(b: Array, bits: int, depth: int, width: int) -> Array:
+def _in_bytes(lo: Lowering, a: Tensor, block: int, bits: int) -> Tensor:
+    """Return A in bytes, a row after the other, scales and sums of its blocks behind each row."""
+    rows, depth = a.shape
+    blocks = depth // block
+    length = depth + 8 * blocks
+    made = lo.new(dtypes.I8, (rows, length))
+    args = (rows, blocks, block, 4 * a.strides[0], length)
+    lo.call(Kernel("quantize_blocks", (bits,)), a.ref, made.ref, *args)
+    return made
+
+
+def pack_codes(b: Array, bits: int, depth: int, width: int, centred: bool = True) -> Array:
     """Return ``[panel, k / codes, width]`` of bytes ``[n, ...]`` whose lowest bits come first."""
     rows = np.ascontiguousarray(b.reshape(len(b), -1)).view(np.uint8)
-    columns, words = len(rows), -(-depth * bits // _WORD)
+    columns, words = len(rows), -(-depth * bits // WORD)
     panels = -(-columns // width)
-    middle = sum(1 << (bits * i + bits - 1) for i in range(_WORD // bits))
+    middle = sum(1 << (bits * i + bits - 1) for i in range(WORD // bits))
     packed = aligned_array((panels, words, width), np.uint32)
     padded = np.zeros((width, 4 * words), np.uint8)
     for p in range(panels):
         part = rows[p * width : (p + 1) * width, : 4 * words]
         padded[: len(part), : part.shape[1]] = part
-        packed[p] = padded.view(np.uint32).T ^ np.uint32(middle)
+        packed[p] = padded.view(np.uint32).T ^ np.uint32(middle if centred else 0)
         packed[p][:, len(part) :] = 0
     return packed
 
@@ -203,19 +202,22 @@ def _call(
     rows, columns = sizes[0], c.shape[-1]
     modes = "".join("s" if s[-1] == 0 and columns > 1 else "v" for s in read)
     epilogue = Epilogue(expression, modes)
-    heights = {min(rows, ROWS): None}
-    if rows > ROWS and rows % ROWS:
-        heights[rows % ROWS] = None
     packed, scales, shifts = weights
-    vectors, once = vectors_of(lo.machine), rows >= MANY_ROWS
-    config = Config(tuple(heights), vectors, bits, shifts is not None, once)
-    words = -(-op.attr("K") * bits // _WORD)
+    whole = a.dtype is dtypes.I8
+    vectors, once = vectors_of(lo.machine), rows >= MANY_ROWS and not whole
+    usual = WHOLE_ROWS if whole else ROWS
+    heights = {min(rows, usual): None}
+    if rows > usual and rows % usual:
+        heights[rows % usual] = None
+    config = Config(tuple(heights), vectors, bits, shifts is not None, once, whole)
+    block = op.attr("block_size") if whole else config.codes
+    words = -(-op.attr("K") // block) * block // config.codes
     panels = -(-columns // width_of(lo.machine))
-    by_rows = int(rows // ROWS >= panels and not once)
+    by_rows = int(rows // usual >= panels and not once)
     room = 4 * words * config.codes * width_of(lo.machine) if once else 0
     scratch = lo.scratch(lo.threads * room) if once else 0
     args: list[int | Ref] = [a.ref, packed, scales, shifts or 0, c.ref, rows, columns, words]
-    args += [op.attr("block_size") // config.codes, 4 * a.strides[0]]
+    args += [op.attr("block_size") // config.codes, a.itemsize * a.strides[0]]
     args += [itemsize(epilogue.result) * kept[0][0], by_rows, scratch, room]
     for t, strides in zip(operands, kept[1:], strict=True):
         args += [t.ref, t.itemsize * strides[0]]
@@ -276,7 +278,7 @@ def emit_blockwise(e: Emitter, config: Config, epilogue: Epilogue) -> None:
             b.call(tiles[height], [*fixed, b.sub(columns, n), *more])
 
         if config.once:
-            _Blocks(e, config, 0, [a, right, scale, shift, c, words, per_block, a_row]).write(
+            BlockSums(e, config, 0, [a, right, scale, shift, c, words, per_block, a_row]).write(
                 e.ptr(floats)
             )
 
@@ -298,7 +300,8 @@ def _tile_function(e: Emitter, config: Config, epilogue: Epilogue, rows: int) ->
     """
 
     def body(inner: Emitter, args: list[Val]) -> None:
-        total = _Blocks(inner, config, rows, args).emit()
+        kind = WholeBlockSums if config.whole else BlockSums
+        total = kind(inner, config, rows, args).emit()
         full = inner.b.icmp_signed(">=", args[9], i64(config.vectors * inner.lanes))
         with inner.b.if_else(full) as (then, otherwise):
             with then:
@@ -311,122 +314,6 @@ def _tile_function(e: Emitter, config: Config, epilogue: Epilogue, rows: int) ->
                 _store(inner, config, epilogue, args, total, masks)
 
     return e.subroutine(f"tile{rows}", 10 + 2 * len(epilogue.modes), body)
-
-
-class _Blocks:
-    """Accumulates one tile, block by block."""
-
-    def __init__(self, e: Emitter, config: Config, rows: int, args: list[Val]) -> None:
-        self.e = e
-        self.config = config
-        self.rows = rows
-        self.words, self.per_block, a_row = args[5:8]
-        self.pointers = [e.ptr(e.b.add(args[0], e.b.mul(a_row, i64(i)))) for i in range(rows)]
-        self.codes, self.scales, self.shifts = (e.ptr(v) for v in args[1:4])
-        self.apart = rows <= FEW_ROWS and not config.zeros
-        self.size = 4 * e.lanes
-        self.wide = self.size * config.vectors
-        self.table = _table(e, config.bits)
-
-    def emit(self) -> list[Val]:
-        """Emit the loop over blocks; return the sums, row by row."""
-        e, b = self.e, self.e.b
-        zero = [e.zero(e.vec(F32))] * (self.rows * self.config.vectors)
-        blocks = b.sdiv(b.add(self.words, b.sub(self.per_block, i64(1))), self.per_block)
-
-        def block(k: Val, totals: list[Val]) -> list[Val]:
-            first = b.mul(k, self.per_block)
-            last = e.minimum(b.add(first, self.per_block), self.words)
-            scale = self._row(self.scales, k)
-            if not self.apart:
-                shift = self._row(self.shifts, k) if self.config.zeros else None
-                return e.loop(last, totals, self._word(scale, shift), start=first)
-            sums = e.loop(last, zero, self._word(None, None), start=first)
-            wide = scale * self.rows
-            return [e.fma(s, w, t) for s, w, t in zip(sums, wide, totals, strict=True)]
-
-        return e.loop(blocks, zero, block)
-
-    def write(self, target: Val) -> None:
-        """Emit the loop over blocks; store the weights as floats, row by row."""
-        e, b, codes = self.e, self.e.b, self.config.codes
-        blocks = b.sdiv(b.add(self.words, b.sub(self.per_block, i64(1))), self.per_block)
-
-        def block(k: Val) -> None:
-            first = b.mul(k, self.per_block)
-            last = e.minimum(b.add(first, self.per_block), self.words)
-            scale = self._row(self.scales, k)
-            shift = self._row(self.shifts, k) if self.config.zeros else None
-
-            def word(d: Val) -> None:
-                place = e.off(self.codes, b.mul(d, i64(self.wide)))
-                goal = e.off(target, b.mul(d, i64(self.wide * codes)))
-                for j in range(self.config.vectors):
-                    loaded = e.load(place, e.vec(I32), self.size * j)
-                    for q in range(codes):
-                        value = self._weight(loaded, q, scale[j], shift[j] if shift else None)
-                        e.store(value, goal, self.wide * q + self.size * j)
-
-            e.each(last, word, start=first)
-
-        e.each(blocks, block)
-
-    def _row(self, pointer: Val, k: Val) -> list[Val]:
-        e = self.e
-        place = e.off(pointer, e.b.mul(k, i64(self.wide)))
-        return [e.load(place, e.vec(F32), self.size * j) for j in range(self.config.vectors)]
-
-    def _word(self, scale: list[Val] | None, shift: list[Val] | None) -> Any:
-        """Return the body of the loop over words of a block."""
-        e, vectors, codes = self.e, self.config.vectors, self.config.codes
-
-        def body(d: Val, sums: list[Val]) -> list[Val]:
-            place = e.off(self.codes, e.b.mul(d, i64(self.wide)))
-            loaded = []
-            for j in range(vectors):
-                if self.rows <= FEW_ROWS:
-                    e.prefetch(place, self.size * j + AHEAD)
-                loaded.append(e.load(place, e.vec(I32), self.size * j))
-            sums = list(sums)
-            start = e.b.mul(d, i64(4 * codes))
-            lines = [e.off(p, start) for p in self.pointers]
-            for q in range(codes):
-                right = [
-                    self._weight(v, q, scale[j] if scale else None, shift[j] if shift else None)
-                    for j, v in enumerate(loaded)
-                ]
-                for i, line in enumerate(lines):
-                    left = e.splat(e.load(line, F32, 4 * q))
-                    for j, w in enumerate(right):
-                        n = i * vectors + j
-                        sums[n] = e.fma(left, w, sums[n])
-            return sums
-
-        return body
-
-    def _weight(self, word: Val, q: int, scale: Val, shift: Val) -> Val:
-        """Return a code of every lane as a float, scaled and shifted where asked for."""
-        e, bits, ints = self.e, self.config.bits, self.e.vec(I32)
-        if self.table is not None:
-            moved = e.b.lshr(word, e.const(bits * q, ints)) if q else word
-            name = "llvm.x86.avx512.permvar.sf.512"
-            value = e.intrinsic(name, self.table.type, [self.table, moved])
-        else:
-            up = _WORD - bits * (q + 1)
-            high = e.b.shl(word, e.const(up, ints)) if up else word
-            value = e.b.sitofp(e.b.ashr(high, e.const(_WORD - bits, ints)), e.vec(F32))
-        if scale is None:
-            return value
-        return e.b.fmul(value, scale) if shift is None else e.fma(value, scale, shift)
-
-
-def _table(e: Emitter, bits: int) -> Val:
-    """Return the values of all codes as a vector where one instruction looks them up."""
-    if bits == 8 or e.lanes != 16 or not e.machine.has("avx512f"):
-        return None
-    half = 1 << (bits - 1)
-    values = [(i + half) % (2 * half) - half for i in range(16)]
-    return ir.Constant(ir.VectorType(F32, 16), [ir.Constant(F32, float(v)) for v in values])
 
 
 def _store(
