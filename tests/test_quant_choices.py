@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import lepton_ir
 from lepton_ir import api, dtypes
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
-from lepton_ir.passes.quant import nbits, parts, recipe, search, spool
+from lepton_ir.passes.quant import distance, nbits, parts, recipe, spool
 from lepton_ir.passes.quant.histogram import HALF, Histogram, entropy, percentile, squared_error
 from lepton_ir.passes.quant.nbits import Scheme, pack_blocked, pack_nbits
 from lepton_ir.passes.quant.parts import rows
@@ -436,11 +436,11 @@ def test_layers_that_the_runtime_would_not_gain_from_have_a_cause(tmp_path):
 def test_batches_of_open_length_are_taken_apart():
     module = lepton_ir.load(model([helper.make_node("Relu", ["x"], ["y"])], {}, ["N", 3]))
     feeds = [{"x": draw(10, 3)}, {"x": draw(4, 3)}]
-    few, together = search.samples(feeds, module.main, 100)
+    few, together = distance.samples(feeds, module.main, 100)
     assert len(few) == 1
     assert few[0]["x"].shape == (1, 3)
     assert together == 3
-    few, together = search.samples(feeds, module.main, 2)
+    few, together = distance.samples(feeds, module.main, 2)
     assert len(few) == 14
     assert together == 1
 
@@ -539,6 +539,6 @@ def test_bias_correction_restores_the_mean(tmp_path, opset, group):
 
 def test_a_distance_takes_nan_and_infinities_for_far_away():
     x = np.array([1.0, np.nan, np.inf], np.float32)
-    assert search.distance([[x]], [[x.copy()]]) == 0
+    assert distance.distance([[x]], [[x.copy()]]) == 0
     for changed in ([np.nan, np.nan, np.inf], [1, 1, np.inf], [1, np.nan, -np.inf]):
-        assert search.distance([[x]], [[np.array(changed, np.float32)]]) == np.inf
+        assert distance.distance([[x]], [[np.array(changed, np.float32)]]) == np.inf

@@ -10,9 +10,9 @@ from lepton_ir.builder import Builder
 from lepton_ir.clone import clone_module, clone_op
 from lepton_ir.infer import const_tensor
 from lepton_ir.passes.convert.payload import convert_array, parts
+from lepton_ir.passes.quant.distance import samples
 from lepton_ir.passes.quant.judge import trial_context
 from lepton_ir.passes.quant.probe import add_outputs, run_probe
-from lepton_ir.passes.quant.search import samples
 
 if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value

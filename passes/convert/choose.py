@@ -23,9 +23,10 @@ from lepton_ir.passes.convert.cut import save_casts
 from lepton_ir.passes.convert.facts import is_heavy
 from lepton_ir.passes.convert.payload import converted
 from lepton_ir.passes.convert.plan import ACCURACY, Reason
+from lepton_ir.passes.quant.distance import alone, largest, samples
 from lepton_ir.passes.quant.judge import Judge, trial_context
 from lepton_ir.passes.quant.probe import Probe
-from lepton_ir.passes.quant.search import Search, alone, largest, samples
+from lepton_ir.passes.quant.search import Search
 from lepton_ir.passes.quant.switches import SWITCHES, Switches
 from lepton_ir.types import TensorType
 
@@ -98,7 +99,7 @@ def keep_accuracy(planner: Planner, feeds: Feeds, limit: float, metric: str) -> 
         unit.distance = distance
     gains = np.square([typical for _, typical in alone_losses])
     costs = np.array([len(unit.ops) for unit in units])
-    search = Search(gains, costs, lambda left_out: int(sum(costs[list(left_out)])), loss)
+    search = Search(gains, lambda left_out: int(sum(costs[list(left_out)])), loss)
     search.measured[frozenset()] = lost
     kept = search.reduce(limit)
     _keep(planner, [units[i] for i in sorted(kept)], feeds)
@@ -165,13 +166,12 @@ def _copied(module: Module) -> tuple[Module, dict[Op, Op]]:
 def _alone(planner: Planner, units: list[Unit], feeds: Feeds) -> list[tuple[float, float]]:
     """Return distance and typical distance of every unit alone."""
     chosen, size = samples(feeds, planner.module.main, len(units))
-    everything = frozenset(range(len(units)))
     with Probe(
         _with_switches(planner, units), trial_context(planner.ctx), "sensitivity", fast=True
     ) as probe:
 
-        def outputs(left_out: frozenset[int]) -> Iterator[list[Any]]:
-            on = np.array([i not in left_out for i in sorted(everything)])
+        def outputs(changed: frozenset[int]) -> Iterator[list[Any]]:
+            on = np.array([i in changed for i in range(len(units))])
             return probe.run({**feed, SWITCHES: on} for feed in chosen)
 
         return alone(len(units), size, outputs)

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir.context import PassContext
 from lepton_ir.diagnostics import LeptonError
+from lepton_ir.passes.quant.distance import count_samples, distance, even
 from lepton_ir.passes.quant.probe import Probe
-from lepton_ir.passes.quant.search import distance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lepton_ir.ir import Module
     from lepton_ir.passes.quant.feeds import Feeds
+
+FEW = 8
+"""Samples that say enough of a distance on the way; less are no saving."""
 
 KEPT_BYTES = 256 << 20
 """Outputs that are kept to compare with; later samples do not count."""
@@ -67,6 +70,10 @@ class Judge:
         metric: ``module:function`` of the user, empty for the distance.
         measure: the distance.
 
+    Attributes:
+        count: of samples.
+        few: samples for a glance, none where they say nothing.
+
     Raises:
         LeptonError: the metric cannot be imported or fails.
     """
@@ -86,6 +93,10 @@ class Judge:
         self.names = [n or "" for n in module.main.output_names]
         self.expected: list[list[Any]] = []
         self.best = 0.0
+        self.count = max(count_samples(feeds, module.main), 1)
+        self.few: list[dict[str, Any]] = []
+        if self.metric is None and self.count >= 2 * FEW:
+            self.few = even(feeds, module.main, max(FEW, self.count // 8))
         size = 0
         with Probe(module, trial_context(ctx), "sensitivity", fast=True) as probe:
             for results in probe.run(feeds):
@@ -93,6 +104,7 @@ class Judge:
                 self.expected.append(results)
                 if size > KEPT_BYTES and self.metric is None:
                     break
+            self.expected_few = list(probe.run(self.few))
         if self.metric is not None:
             self.best = self._score(self.expected)
 
@@ -101,6 +113,10 @@ class Judge:
         if self.metric is None:
             return self.measure(self.expected, outputs)
         return self.best - self._score(list(outputs))
+
+    def glance(self, outputs: Iterator[list[Any]]) -> float:
+        """Return how far these outputs are off, on the few samples."""
+        return self.measure(self.expected_few, outputs)
 
     def _score(self, outputs: list[list[Any]]) -> float:
         assert self.metric is not None

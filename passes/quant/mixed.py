@@ -1,7 +1,7 @@
 """Which layers static quantization leaves in float: sensitivities, and mixed precision.
 
 Layers are measured alone in a model with switches, on a few samples; choices of layers as the
-quantized models that they give, on all samples.
+quantized models that they give: on a few samples, and on all what seems to hold the limit.
 """
 
 from __future__ import annotations
@@ -12,25 +12,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir.passes.quant.common import LAYERS, Run, float_constant, label
+from lepton_ir.passes.quant.correct import corrected
+from lepton_ir.passes.quant.distance import alone, samples
 from lepton_ir.passes.quant.integers import hard_affine
 from lepton_ir.passes.quant.judge import Judge, trial_context
 from lepton_ir.passes.quant.numbers import affine, spread
 from lepton_ir.passes.quant.probe import Probe
 from lepton_ir.passes.quant.reasons import cause
-from lepton_ir.passes.quant.search import Search, alone, samples
-from lepton_ir.passes.quant.static import VIEWS, Prepared, leave_in_float
+from lepton_ir.passes.quant.search import Search
+from lepton_ir.passes.quant.static import VIEWS, Prepared, leave_in_float, prune
 from lepton_ir.passes.quant.switches import SWITCHES, Switches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from lepton_ir.builder import Builder
     from lepton_ir.ir import Op, Value
     from lepton_ir.passes.quant.feeds import Feeds
-    from lepton_ir.passes.quant.numbers import Weight
     from lepton_ir.passes.quant.static import Plan
 
 Array = np.ndarray[Any, Any]
+
+
+BUDGET = 20.0
+"""Runs of the float model over all samples that measuring choices may take the time of."""
+
+SLOWER = 1.5
+"""Times the float model's that a quantized one may take."""
+
+BUILD = 32
+"""Samples' runs in whose time a quantized model is built and loaded, about."""
 
 
 @dataclass
@@ -82,10 +93,18 @@ def _reach(run: Run, judge: Judge, simulation: _Simulation, units: list[Unit]) -
     def loss(left_out: frozenset[int]) -> float:
         return judge.loss(quantized_outputs(run, simulation, left_out, judge.feeds))
 
+    def glance(left_out: frozenset[int]) -> float:
+        return judge.glance(quantized_outputs(run, simulation, left_out, judge.few))
+
     limit = run.options.max_drop
-    gains = np.square([u.typical for u in units])
-    costs = np.array([max(simulation.cost(frozenset({i})), 1) for i in range(len(units))])
-    search = Search(gains, costs, simulation.cost, loss)
+    search = Search(
+        np.square([u.typical for u in units]),
+        simulation.cost,
+        loss,
+        glance=glance if judge.few else None,
+        prices=(_price(judge.count, judge), _price(len(judge.few), judge)),
+        budget=BUDGET,
+    )
     kept = search.reduce(limit)
     lost = search.loss(kept)
     if lost > limit:
@@ -94,17 +113,22 @@ def _reach(run: Run, judge: Judge, simulation: _Simulation, units: list[Unit]) -
         units[i].kept = True
 
 
+def _price(samples: int, judge: Judge) -> float:
+    """Return the time of building a quantized model and running it, in runs over all samples."""
+    return (BUILD + SLOWER * samples) / judge.count
+
+
 def quantized_outputs(
-    run: Run, simulation: _Simulation, left_out: frozenset[int], feeds: Feeds
+    run: Run, simulation: _Simulation, left_out: frozenset[int], feeds: Iterable[dict[str, Any]]
 ) -> Iterator[list[Any]]:
     """Yield what the model gives when it is quantized without some units."""
-    from lepton_ir.passes.quant.static import quantize_static
+    from lepton_ir.passes.quant.static import insert_prepared
 
     snapshot = run.snapshot()
     trial = Run(run.options, snapshot.module, trial_context(run.ctx), "static")
     trial.share_weights(simulation.run)
     prepared = replace(simulation.prepared, plan=simulation.plan(left_out))
-    quantize_static(trial, feeds, prepared.moved(snapshot))
+    insert_prepared(trial, prepared.moved(snapshot))
     with Probe(trial.module, trial.ctx, "sensitivity", fast=True) as probe:
         yield from probe.run(feeds)
 
@@ -140,7 +164,7 @@ class _Simulation:
         self.heads = [unit.ops[0] for unit in units]
         plan = prepared.plan
         self.layers = [op for op in plan.ops if op in plan.inputs and _has_weight(op)]
-        self.computing = sum(op.name not in VIEWS for op in plan.ops)
+        self.computing = sum(_computes(op) for op in plan.ops)
         read = [op.operands[i] for op in plan.ops for i in plan.inputs[op]]
         values = [v for v in read if v is not None]
         values += [v for op in plan.ops for v in plan.outputs[op]]
@@ -150,24 +174,27 @@ class _Simulation:
         self.deciders: dict[Any, Op] = {**readers, **makers}
         sites = [*self.layers, *((v, use.op, use.index) for v in self.values for use in v.uses)]
         self.number: dict[Any, int] = {site: i for i, site in enumerate(sites)}
-        self._plans: dict[frozenset[int], Plan] = {}
 
     def plan(self, left_out: frozenset[int]) -> Plan:
         """Return what is quantized when units are left out."""
-        if left_out not in self._plans:
-            plan = self.prepared.plan.copy()
-            if left_out:
-                leave_in_float(self.run, plan, {self.heads[i] for i in left_out})
-            self._plans[left_out] = plan
-        return self._plans[left_out]
+        plan = self.prepared.plan.copy()
+        if left_out:
+            leave_in_float(self.run, plan, {self.heads[i] for i in left_out})
+        return plan
+
+    def only(self, units: frozenset[int]) -> Plan:
+        """Return a plan of these units, whether or not their borders pay alone."""
+        plan = self.prepared.plan.copy()
+        plan.drop({head for i, head in enumerate(self.heads) if i not in units})
+        prune(plan)
+        return plan
 
     def cost(self, left_out: frozenset[int]) -> int:
         """Return how many operations of the whole plan are then in float."""
-        return self.computing - sum(op.name not in VIEWS for op in self.plan(left_out).ops)
+        return self.computing - sum(_computes(op) for op in self.plan(left_out).ops)
 
-    def _switches(self, left_out: frozenset[int]) -> Array:
-        """Return the switches for what is quantized when units are left out."""
-        plan = self.plan(left_out)
+    def _switches(self, plan: Plan) -> Array:
+        """Return the switches for a plan."""
         on = np.zeros(len(self.number), bool)
         on[[self.number[op] for op in plan.ops if op in self.number]] = True
         for value, everywhere in plan.paired().items():
@@ -188,8 +215,8 @@ class _Simulation:
         chosen, size = samples(feeds, self.run.module.main, count)
         with self._probe() as probe:
 
-            def outputs(left_out: frozenset[int]) -> Iterator[list[Any]]:
-                on = self._switches(left_out)
+            def outputs(units: frozenset[int]) -> Iterator[list[Any]]:
+                on = self._switches(self.only(units))
                 return probe.run({**feed, SWITCHES: on} for feed in chosen)
 
             return alone(count, size, outputs)
@@ -204,8 +231,8 @@ class _Simulation:
         }
         now: dict[Value, Value] = {}
         for op in self.layers:
-            weight = _rounded_weight(self.run, op, self.prepared.rounded.get(op))
-            now[op.result] = switches.replace(ops[op], self.number[op], {1: weight})
+            rounded = _rounded(self.run, op, self.prepared)
+            now[op.result] = switches.replace(ops[op], self.number[op], rounded)
         for value in self.values:
             pair = self._pair(value)
             for (reader, index), use in zip(uses[value], value.uses, strict=True):
@@ -230,16 +257,31 @@ class _Simulation:
         return pair
 
 
+def _computes(op: Op) -> bool:
+    """Return whether an operation counts; ``x * sigmoid(x)`` is one for runtimes."""
+    uses = list(op.result.uses) if op.name == "sigmoid" else []
+    if len(uses) == 1:
+        reader = uses[0].op
+        return reader.name != "mul" or reader.operands[1 - uses[0].index] is not op.operands[0]
+    return op.name not in VIEWS
+
+
 def _has_weight(op: Op) -> bool:
     return op.name in LAYERS and float_constant(op, 1) is not None
 
 
-def _rounded_weight(run: Run, op: Op, better: Weight | None) -> Array:
+def _rounded(run: Run, op: Op, prepared: Prepared) -> dict[int, Array]:
+    """Return the weight of a layer as it is read when quantized, and its corrected bias."""
     source, tensor = op.operands[1], float_constant(op, 1)
     assert source is not None
     assert tensor is not None
     forced = run.merges and op.name == "conv"
-    weight = better or run.weight(source, run.axis(op), forced=forced)
+    weight = prepared.rounded.get(op) or run.weight(source, run.axis(op), forced=forced)
     assert weight is not None
     wide = spread(weight.scale, weight.axis, len(tensor.shape))
-    return np.asarray(weight.tensor.numpy().astype(np.float32) * wide)
+    found = {1: np.asarray(weight.tensor.numpy().astype(np.float32) * wide)}
+    bias = float_constant(op, 2)
+    if bias is not None and op in prepared.means:
+        mean = prepared.means[op]
+        found[2] = corrected(op, tensor.numpy(), weight, bias.numpy(), mean)
+    return found

@@ -1,130 +1,120 @@
-"""Finding out which units of a model to leave in float.
+"""Finding out which units of a model to leave in float, with as few measurements as it takes.
 
-What a unit adds alone is measured on a few samples. Those that add most for what they cost go
-first, as few as a bisection shows to be enough; then some that do not matter beside the others come
-back. Every choice is measured on all samples. Budgets are counted in runs over all samples, so that
-the search takes no longer than a number of these.
+Losses are thought of as sums: of the squared distance, every unit adds a part while it is
+quantized. Where units alone add more than all together, the sum saturates: the squared distance is
+``most * (1 - exp(-sum / most))``. What a unit adds alone is where this begins; each measurement of
+a choice corrects it, by Bayesian linear regression. The next choice is the one that is expected to
+save the most operations: what it saves times its chance to hold the limit. A look at a few samples
+says enough on the way; what comes out is measured on all.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from lepton_ir.ir import Function
+    from collections.abc import Callable, Iterator
 
 Array = np.ndarray[Any, Any]
-Feed = dict[str, Any]
+Choice = frozenset[int]
 
-ALONE = 2
-"""Runs over all samples that measuring units alone may take, of a model with switches."""
+NOISE = 0.15
+"""Relative deviation of a squared distance from a sum of parts."""
 
-LEAST = 40
-"""Runs of single samples that it may take in any case."""
+FULL = 0.98
+"""Share of the most from which on a distance says no more than that it is large."""
 
-MOST_SAMPLES = 16
-"""Samples beyond which a distance gets no better."""
+HOPELESS = 0.1
+"""Operations below which another measurement is not worth what it is expected to save."""
 
-CHECKS = 16
-"""Choices that are measured on all samples."""
+SLACK = 0.02
+"""Share of the limit within which a look at a few samples decides nothing."""
 
+POOL = 12
+"""Units that may come back, and units that may go in their place, in one step."""
 
-def singles(feed: Feed, function: Function) -> Iterator[Feed]:
-    """Yield the samples of a feed, if the length of a batch is open; else the feed."""
-    open_ = [v.name or "" for v in function.inputs if v.name in feed]
-    shapes = [v.shape for v in function.inputs if v.name in feed]
-    counts = {np.shape(feed[n])[:1] for n in open_}
-    free = all(s and not isinstance(s[0], int) for s in shapes)
-    if not free or len(counts) != 1 or counts == {(1,)} or counts == {()}:
-        yield feed
-        return
-    ((count,),) = counts
-    for i in range(count):
-        yield {n: feed[n][i : i + 1] for n in open_}
+BEGINNINGS = 128
+"""Beginnings of the order of what units add that are thought of in one step."""
 
+TRIES = 20
+"""Choices whose costs are found out in one step."""
 
-def samples(feeds: Iterable[Feed], function: Function, units: int) -> tuple[list[Feed], int]:
-    """Return a few samples, evenly from all, and how many units to measure together on them."""
-    total = sum(1 for feed in feeds for _ in singles(feed, function))
-    runs = max(ALONE * total, LEAST)
-    count = max(min(MOST_SAMPLES, total, runs // max(units, 1)), 1)
-    wanted = {i * total // count for i in range(count)}
-    every = (sample for feed in feeds for sample in singles(feed, function))
-    return [s for i, s in enumerate(every) if i in wanted], -(-units * count // runs)
+CHECKS = 16.0
+"""Measurements of choices, where nothing else is said."""
+
+FIRST = 0.6
+"""Share of the budget within which a beginning of the order is looked for."""
 
 
-def distance(expected: Iterable[list[Any]], outputs: Iterable[list[Any]]) -> float:
-    """Return the worst output's ``sqrt(sum (x - y)^2 / sum x^2)`` over all samples."""
-    signal: Any = 0.0
-    noise: Any = 0.0
-    for wanted, found in zip(expected, outputs, strict=False):
-        pairs = [
-            (np.asarray(x, np.float64), np.asarray(y, np.float64))
-            for x, y in zip(wanted, found, strict=True)
-            if np.asarray(x).dtype.kind == "f"
-        ]
-        signal = signal + np.array([np.square(x[np.isfinite(x)]).sum() for x, _ in pairs])
-        noise = noise + np.array([_squares(x, y) for x, y in pairs])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(np.asarray(noise) > 0, noise / np.asarray(signal), 0.0)
-    return float(np.sqrt(np.max(ratio, initial=0.0)))
+class Belief:
+    """What units are thought to add to the squared distance.
 
-
-def largest(expected: Iterable[list[Any]], outputs: Iterable[list[Any]]) -> float:
-    """Return the worst of an output's ``max |x - y| / max |x|`` in one run, and ``distance``."""
-    pairs = list(zip(expected, outputs, strict=False))
-    worst = distance([x for x, _ in pairs], [y for _, y in pairs])
-    for wanted, found in pairs:
-        for x, y in zip(wanted, found, strict=True):
-            wide = np.asarray(x)
-            if wide.dtype.kind == "f" and wide.size:
-                wide = np.where(np.isfinite(wide), wide, 0).astype(np.float64)
-                other = np.asarray(y, np.float64)
-                error = np.max(np.abs(wide - np.where(np.isfinite(other), other, wide)))
-                worst = max(worst, float(error / max(np.max(np.abs(wide)), 1e-30)))
-    return worst
-
-
-def _squares(x: Array, y: Array) -> float:
-    """Return ``sum (x - y)^2``, where NaN and infinities are as far as can be from all others."""
-    other = (x != y) & ~(np.isnan(x) & np.isnan(y))
-    with np.errstate(invalid="ignore"):
-        total = float(np.square(x[other] - y[other]).sum())
-    return np.inf if np.isnan(total) else total
-
-
-def typical(expected: list[list[Any]], outputs: list[list[Any]]) -> float:
-    """Return the geometric mean of the samples' distances.
-
-    Which units matter does not hang on the one sample that reacts to everything.
-    """
-    found = [distance([x], [y]) for x, y in zip(expected, outputs, strict=True)]
-    return float(np.exp(np.mean(np.log(np.maximum(found, 1e-12))))) if found else 0.0
-
-
-def alone(
-    count: int, size: int, outputs: Callable[[frozenset[int]], Iterator[list[Any]]]
-) -> list[tuple[float, float]]:
-    """Return distance and typical distance with each unit alone changed.
+    The covariance is a diagonal less a square for each measurement, so that it grows with the
+    number of units and not with its square.
 
     Args:
-        count: of units.
-        size: how many neighbours are measured together, each with its share of what they add.
-        outputs: what the model gives when units are left out.
+        gains: what each adds alone.
+        total: what all add together.
     """
-    everything = frozenset(range(count))
-    expected = list(outputs(everything))
-    found: list[tuple[float, float]] = []
-    for start in range(0, count, size):
-        members = frozenset(range(start, min(start + size, count)))
-        given, share = list(outputs(everything - members)), np.sqrt(len(members))
-        lost = distance(expected, given) / share, typical(expected, given) / share
-        found += [lost] * len(members)
-    return found
+
+    def __init__(self, gains: Array, total: float) -> None:
+        self.most = _most(gains, total)
+        known, everything = self.part(gains), float(self.part(np.array(total)))
+        self.mean = known * (everything / max(float(known.sum()), 1e-60))
+        self._known: list[Array] = []
+        self._own = np.square(self.mean + 0.1 * everything / max(len(gains), 1))
+
+    def part(self, squared: Array) -> Array:
+        """Return what adds up, of squared distances."""
+        return _part(squared, self.most)
+
+    def predict(self, quantized: Array) -> tuple[Array, Array]:
+        """Return the mean and the standard deviation for rows of 0 and 1, one a choice."""
+        mean = quantized @ self.mean
+        spread = np.square(quantized) @ self._own
+        for known in self._known:
+            spread = spread - np.square(quantized @ known)
+        return mean, np.sqrt(np.maximum(spread, 0.0) + np.square(NOISE * np.maximum(mean, 0.0)))
+
+    def update(self, quantized: Array, distance: float) -> None:
+        """Take in the distance of a choice (the update of a Kalman filter)."""
+        reach = self._own * quantized - sum(
+            (known * float(known @ quantized) for known in self._known), np.zeros(len(quantized))
+        )
+        squared = float(self.part(np.array(distance**2)))
+        miss = squared - float(quantized @ self.mean)
+        if miss < 0 and distance**2 >= FULL * self.most:
+            return  # It is this or more.
+        variance = float(quantized @ reach) + (NOISE * squared) ** 2 + 1e-30
+        self.mean = self.mean + reach * (miss / variance)
+        self._known.append(reach / math.sqrt(variance))
+
+    def deviation(self) -> Array:
+        """Return the standard deviation of each unit's part."""
+        rest = self._own - sum(np.square(known) for known in self._known)
+        return np.sqrt(np.maximum(rest, 0.0))
+
+
+def _part(squared: Array, most: float) -> Array:
+    if not math.isfinite(most):
+        return np.asarray(squared, np.float64)
+    return -most * np.log1p(-np.minimum(squared / most, FULL))
+
+
+def _most(gains: Array, total: float) -> float:
+    """Return the squared distance that no choice exceeds, by bisection."""
+    if float(gains.sum()) <= total or total <= 0:
+        return math.inf
+    low, high = max(total, float(gains.max())) / FULL, 1e3 * float(gains.sum())
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        exceeds = float(_part(gains, middle).sum()) > float(_part(np.array(total), middle))
+        low, high = (low, middle) if exceeds else (middle, high)
+    return low
 
 
 class Search:
@@ -132,74 +122,192 @@ class Search:
 
     Args:
         gains: what each unit adds alone, squared.
-        costs: of leaving each unit out alone.
         cost: of leaving units out.
         loss: what is lost when units are left out.
+        glance: the same on a few samples; ``None`` if these say nothing.
+        prices: of ``loss`` and ``glance``.
+        budget: what all measurements may cost together.
     """
 
     def __init__(
         self,
         gains: Array,
-        costs: Array,
-        cost: Callable[[frozenset[int]], int],
-        loss: Callable[[frozenset[int]], float],
+        cost: Callable[[Choice], int],
+        loss: Callable[[Choice], float],
+        *,
+        glance: Callable[[Choice], float] | None = None,
+        prices: tuple[float, float] = (1.0, 0.0),
+        budget: float = CHECKS,
     ) -> None:
-        self.gains, self.costs, self.cost = gains, costs, cost
-        self.measured: dict[frozenset[int], float] = {}
-        self._loss = loss
+        self.gains = gains
+        self.measured: dict[Choice, float] = {}
+        self._cost, self._loss, self._glance = cost, loss, glance
+        self._costs: dict[Choice, int] = {}
+        self._prices, self._budget, self._left = prices, budget, budget
+        self._ratio = 1.0
+        self._glances: dict[Choice, float] = {}
+        self._seen: set[Choice] = set()
+        self._belief = Belief(gains, 1.0)
 
-    def loss(self, left_out: frozenset[int]) -> float:
+    def cost(self, left_out: Choice) -> int:
+        """Return the cost of leaving units out; found out once."""
+        if left_out not in self._costs:
+            self._costs[left_out] = self._cost(left_out)
+        return self._costs[left_out]
+
+    def loss(self, left_out: Choice) -> float:
         """Return what is lost when units are left out; measured once."""
         if left_out not in self.measured:
+            self._left -= self._prices[0]
             self.measured[left_out] = self._loss(left_out)
         return self.measured[left_out]
 
-    def reduce(self, limit: float) -> frozenset[int]:
+    def reduce(self, limit: float) -> Choice:
         """Return units that hold the limit when left out, of little cost.
 
         All of them if nothing less was found to.
         """
-        if self.loss(frozenset()) <= limit:
-            return frozenset()
-        worth = [int(i) for i in np.argsort(-self.gains / self.costs, kind="stable")]
-        found = self._prefix(worth, limit)
-        found = self._shorter(
-            found, [int(i) for i in np.argsort(-self.gains, kind="stable")], limit
-        )
-        for i in reversed(worth):
-            if len(self.measured) >= CHECKS:
+        nothing: Choice = frozenset()
+        lost = self.loss(nothing)
+        if lost <= limit:
+            return nothing
+        self._belief = Belief(self.gains, lost**2)
+        if self._glance is not None:
+            self._left -= self._prices[1]
+            self._glances[nothing] = self._glance(nothing)
+            self._measure(nothing)
+        best = self._beginning(limit)
+        accepted = [frozenset(range(len(self.gains))), best]
+        while self._left >= 2 * self._prices[0]:
+            choice = self._next(best, limit)
+            if choice is None:
                 break
-            if i in found and self.cost(found - {i}) < self.cost(found):
-                found = found - {i} if self.loss(found - {i}) <= limit else found
-        return found
+            if self._holds(choice, limit):
+                best = choice
+                accepted.append(best)
+        return next((c for c in reversed(accepted) if self.loss(c) <= limit), accepted[0])
 
-    def _prefix(self, order: list[int], limit: float) -> frozenset[int]:
-        """Return the shortest beginning of ``order`` that holds the limit, by bisection.
+    def _holds(self, left_out: Choice, limit: float) -> bool:
+        """Return whether a choice seems to hold the limit, and learn from it."""
+        lost = self._seems(left_out)
+        if abs(lost - limit) <= SLACK * limit:
+            lost = self._measure(left_out)
+        self._belief.update(self._row(left_out), lost)
+        self._seen.add(left_out)
+        return lost <= limit
 
-        The first guess is where what units add alone says that it is.
+    def _seems(self, left_out: Choice) -> float:
+        """Return what a look at a few samples says, in terms of all."""
+        if self._glance is None or left_out in self.measured:
+            return self.loss(left_out)
+        if left_out not in self._glances:
+            self._left -= self._prices[1]
+            self._glances[left_out] = self._glance(left_out)
+        return self._glances[left_out] * self._ratio
+
+    def _measure(self, left_out: Choice) -> float:
+        """Return the loss, and learn how far the few samples are off."""
+        lost = self.loss(left_out)
+        if left_out in self._glances:
+            self._ratio = lost / max(self._glances[left_out], 1e-30)
+        return lost
+
+    def _row(self, left_out: Choice) -> Array:
+        row = np.ones(len(self.gains))
+        row[list(left_out)] = 0.0
+        return row
+
+    def _beginning(self, limit: float) -> Choice:
+        """Return the shortest beginning of the order that holds the limit, by bisection.
+
+        Those that add most are first, whatever they cost: where sums saturate, each of them is
+        enough to exceed the limit. The first guess is where what units add alone says that it is.
         """
-        rest = np.append(np.cumsum(self.gains[order][::-1])[::-1], 0.0)
-        scale = np.square(self.loss(frozenset())) / max(float(rest[0]), 1e-30)
+        order = [int(i) for i in np.argsort(-self.gains, kind="stable")]
+        rest = np.append(np.cumsum(self._belief.mean[order][::-1])[::-1], 0.0)
+        enough = float(self._belief.part(np.array(limit**2)))
+        at = min(max(int(np.argmax(rest <= enough)), 1), max(len(order) - 1, 1))
         low, high = 0, len(order)
-        at = min(max(int(np.argmax(rest * scale <= limit**2)), 1), high - 1)
-        step = max(high // 16, 1)
-        while high - low > 1 and len(self.measured) < CHECKS:
-            fits = self.loss(frozenset(order[:at])) <= limit
+        while True:
+            low, high = self._bisect(order, low, high, at, limit)
+            found = frozenset(order[:high])
+            if high == len(order) or self._measure(found) <= limit:
+                return found
+            low, high = high, len(order)
+            at = (low + high) // 2
+
+    def _bisect(
+        self, order: list[int], low: int, high: int, at: int, limit: float
+    ) -> tuple[int, int]:
+        """Return the end of a beginning that does not hold the limit and of one that seems to."""
+        step, count = max(high // 16, 1), high
+        while high - low > 1 and self._left > (1 - FIRST) * self._budget:
+            fits = self._holds(frozenset(order[:at]), limit)
             low, high = (low, at) if fits else (at, high)
             near = at - step if fits else at + step
-            bounded = low > 0 and high < len(order)
+            bounded = low > 0 and high < count
             at, step = near if low < near < high and not bounded else (low + high) // 2, 2 * step
-        return frozenset(order[:high])
+        return low, high
 
-    def _shorter(self, found: frozenset[int], order: list[int], limit: float) -> frozenset[int]:
-        """Return a beginning of another order if it holds the limit at less cost."""
-        until = self.cost(found)
-        count = int(np.searchsorted(np.cumsum(self.costs[order]), until))
-        for at in (count, count - max(count // 8, 1)):
-            other = frozenset(order[:at])
-            if len(self.measured) >= CHECKS or not at > 0 or self.cost(other) >= until:
-                continue
-            if self.loss(other) > limit:
-                break
-            found, until = other, self.cost(other)
-        return found
+    def _next(self, best: Choice, limit: float) -> Choice | None:
+        """Return the choice to measure, cheaper than the best so far."""
+        until = self.cost(best)
+        saved, added = self._pools(best, until)
+        choices = list(dict.fromkeys(self._neighbours(best, saved, added)))
+        if not choices:
+            return None
+        about = np.array(
+            [
+                sum(saved.get(i, 1) for i in best - c) - sum(added.get(i, 1) for i in c - best)
+                for c in choices
+            ]
+        )
+        chances = self._chances(choices, limit)
+        found: tuple[float, Choice] | None = None
+        for k in np.argsort(-chances * np.maximum(about, 0), kind="stable")[:TRIES]:
+            worth = float(chances[k]) * (until - self.cost(choices[k]))
+            if worth > HOPELESS and (found is None or worth > found[0]):
+                found = worth, choices[k]
+        return None if found is None else self._closed(found[1])
+
+    def _chances(self, choices: list[Choice], limit: float) -> Array:
+        """Return the probabilities that choices hold the limit."""
+        mean, deviation = self._belief.predict(np.stack([self._row(c) for c in choices]))
+        z = (float(self._belief.part(np.array(limit**2))) - mean) / np.maximum(deviation, 1e-30)
+        return np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in z])
+
+    def _pools(self, best: Choice, until: int) -> tuple[dict[int, int], dict[int, int]]:
+        """Return units that may come back and others that may go, and what that saves or costs."""
+        mean, deviation = self._belief.mean, self._belief.deviation()
+        least = sorted(sorted(best), key=lambda i: mean[i])[: 4 * POOL]
+        saved = {i: until - self.cost(best - {i}) for i in least}
+        inside = sorted(least, key=lambda i: mean[i] / max(saved[i], 0.5))[:POOL]
+        others = [i for i in np.argsort(-(mean + deviation), kind="stable") if int(i) not in best]
+        added = {int(i): self.cost(best | {int(i)}) - until for i in others[:POOL]}
+        return {i: saved[i] for i in inside}, added
+
+    def _neighbours(
+        self, best: Choice, saved: dict[int, int], added: dict[int, int]
+    ) -> Iterator[Choice]:
+        """Yield choices not seen yet: exchanges of few units, and beginnings of orders."""
+        back = [*itertools.combinations(saved, 1), *itertools.combinations(saved, 2)]
+        away = [(), *itertools.combinations(added, 1), *itertools.combinations(added, 2)]
+        for go, come in itertools.product(away, back):
+            if len(go) + len(come) <= 3:
+                yield from self._new((best - set(come)) | set(go))
+        order = np.argsort(-self._belief.mean, kind="stable")
+        for count in range(1, len(order), len(order) // BEGINNINGS + 1):
+            yield from self._new(frozenset(int(i) for i in order[:count]))
+
+    def _new(self, choice: Choice) -> Iterator[Choice]:
+        if choice not in self._seen:
+            yield choice
+
+    def _closed(self, choice: Choice) -> Choice:
+        """Return a choice with those units too that cost nothing any more."""
+        mean = self._belief.mean
+        for i in np.argsort(-mean, kind="stable")[: 2 * POOL]:
+            more = choice | {int(i)}
+            if mean[i] > 0 and more not in self._seen and self.cost(more) <= self.cost(choice):
+                choice = more
+        return choice

@@ -200,7 +200,11 @@ def prepare(run: Run, feeds: Feeds) -> Prepared:
 
 def quantize_static(run: Run, feeds: Feeds, prepared: Prepared | None = None) -> list[Correction]:
     """Quantize the main function's own block, as prepared if it is; returns bias corrections."""
-    found = prepare(run, feeds) if prepared is None else prepared
+    return insert_prepared(run, prepare(run, feeds) if prepared is None else prepared)
+
+
+def insert_prepared(run: Run, found: Prepared) -> list[Correction]:
+    """Quantize the main function's own block as prepared; returns bias corrections."""
     if run.options.embeddings:
         _quantize_tables(run)
     if not found.plan.ops:
