@@ -149,7 +149,10 @@ def _last_uses(ops: Sequence[Op]) -> dict[Value, int]:
 
 
 def captures(block: Block) -> list[Value]:
-    """Return the values that a block reads from outside, each once, first read first."""
+    """Return the values that a block reads from outside, each once, first read first.
+
+    Constants are not among them: a plan knows their data wherever they stand.
+    """
     inside: set[Value] = set(block.args)
     found: dict[Value, None] = {}
     for op in block.ops:
@@ -160,8 +163,9 @@ def captures(block: Block) -> list[Value]:
     for op in block.ops:
         for inner in op.walk():
             for value in inner.operands:
-                if value is not None and value not in inside:
-                    found[value] = None
+                if value is None or value in inside or const_tensor(value) is not None:
+                    continue
+                found[value] = None
     return list(found)
 
 
