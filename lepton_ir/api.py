@@ -138,6 +138,7 @@ def compile(
     threads: int | None = None,
     *,
     passes: str = "O2,integers",
+    precision: str = "standard",
     backend: str = "numba",
 ) -> Any:
     """Make a model ready to run on this machine; return a session.
@@ -151,15 +152,17 @@ def compile(
         threads: threads that run kernels; all cores by default.
         passes: pipeline that runs first, ``""`` for none. Without ``integers`` quantized models are
             computed as they say, in floats.
+        precision: ``standard``, or ``high``: no algorithm that rounds more than plain sums do.
         backend: what runs the model.
 
     Raises:
+        LeptonError: no target or precision has this name.
         UnsupportedError: the backend cannot run an operation; names it and says why.
     """
     chosen: Any = plugins.load("backends", backend)
     if not hasattr(chosen, "compile"):
         raise LeptonError(f"backend {backend} runs no models", code="compile")
-    return chosen.compile(model, target=target, threads=threads, passes=passes)
+    return chosen.compile(model, target=target, threads=threads, passes=passes, precision=precision)
 
 
 def _save_text(module: Module, path: str) -> None:

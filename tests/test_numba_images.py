@@ -11,6 +11,7 @@ import lepton_ir
 from lepton_ir.backends.numba.kernels import conv
 from lepton_ir.backends.numba.kernels.tiles import tile_widths
 from lepton_ir.backends.numba.plan import Row
+from lepton_ir.diagnostics import LeptonError
 from lepton_ir.interp import run_list
 from lepton_ir.text.parse import parse_module
 from tests.test_numba_kernels import TARGETS, check, normal
@@ -97,6 +98,26 @@ def test_windows_of_three_by_three_in_transformed_tiles(
     np.testing.assert_array_equal(found, first[0])
     (expected,) = run_list(module, {"x": x})
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+def test_high_precision_leaves_out_transformed_tiles():
+    text = conv_text((64, 400, 3, 3), "pads=[1,1,1,1]", bias=False)
+    module = parse_module(f"func @main(%x: f32[1,400,14,14]) {{\n{text}\n}}\n")
+    x = normal(1, 400, 14, 14)
+    session = lepton_ir.compile(module, threads=1, precision="high")
+    (found,) = session.run(None, {"x": x})
+    families = {s.kernel.family for s in session.segments()[0].steps if isinstance(s, Row)}
+    assert "conv" in families
+    assert "winograd" not in families
+    (expected,) = run_list(module, {"x": x})
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+def test_an_unknown_precision_is_refused():
+    text = conv_text((8, 3, 3, 3), "")
+    module = parse_module(f"func @main(%x: f32[1,3,8,8]) {{\n{text}\n}}\n")
+    with pytest.raises(LeptonError, match="no precision is called 'low'"):
+        lepton_ir.compile(module, precision="low")
 
 
 def test_transformed_tiles_are_as_exact_as_direct_sums(monkeypatch):

@@ -51,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--passes", default="O2,integers", metavar="PIPELINE", help="what runs first (O2,integers)"
     )
+    p.add_argument(
+        "--precision",
+        default="standard",
+        choices=("standard", "high"),
+        help="high: no algorithm that rounds more than plain sums do",
+    )
     p.add_argument("--output", metavar="FILE", help="write the outputs to a .npz file")
     p.add_argument(
         "--bench", nargs="?", type=float, const=2.0, metavar="SECONDS", help="measure the time"
@@ -91,7 +97,9 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     import lepton_ir
 
     started = time.perf_counter()
-    session: Session = lepton_ir.compile(args.model, args.target, args.threads, passes=args.passes)
+    session: Session = lepton_ir.compile(
+        args.model, args.target, args.threads, passes=args.passes, precision=args.precision
+    )
     feeds = _feeds(session, args)
     loaded = time.perf_counter()
     gc.enable()

@@ -108,6 +108,7 @@ class Lowering:
         tail: the elementwise operations of a group, in order.
         machine: what the kernels are made for.
         threads: how many may share a call; each has a number below this.
+        precise: whether algorithms are left out that round more than plain sums do.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Lowering:
         self.tail = tail
         self.machine: Machine = planner.machine
         self.threads: int = planner.plans.session.threads
+        self.precise: bool = planner.plans.session.precision == "high"
 
     # -- asking ------------------------------------------------------------------------------------
 

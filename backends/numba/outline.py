@@ -39,6 +39,7 @@ class _Paper:
     machine: Machine
     constants: Constants
     threads: int = 1
+    precision: str = "standard"
 
 
 def pinned(name: str) -> Machine:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _ORT_NAMES = {"f32": "float", "f64": "double", "f16": "float16", "bf16": "bfloat16"}
 
 
+PRECISIONS = ("standard", "high")
+"""``high`` leaves out algorithms that round more than plain sums do."""
+
+
 @dataclass(frozen=True)
 class NodeArg:
     """An input or output of a session.
@@ -52,13 +56,28 @@ class Session:
         module: what to run; it is kept and must not change any more.
         target: the machine: ``host``, ``generic``, ``x86-64-v3``, ...
         threads: threads that run kernels; all cores by default.
+        precision: ``standard`` or ``high``; see :func:`lepton_ir.compile`.
 
     Raises:
+        LeptonError: no target or precision has this name.
         UnsupportedError: an operation has no meaning; names it.
     """
 
-    def __init__(self, module: Module, target: str = "host", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        module: Module,
+        target: str = "host",
+        threads: int | None = None,
+        precision: str = "standard",
+    ) -> None:
         _refuse_unknown(module)
+        if precision not in PRECISIONS:
+            raise LeptonError(
+                f"no precision is called {precision!r}",
+                code="precision",
+                hint=f"there are {', '.join(PRECISIONS)}",
+            )
+        self.precision = precision
         self.module = module
         self.machine = find_machine(target)
         self.threads = max(1, threads or self.machine.cores)

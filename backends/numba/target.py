@@ -69,12 +69,13 @@ class NumbaTarget:
         target: str = "host",
         threads: int | None = None,
         passes: str = "O2,integers",
+        precision: str = "standard",
     ) -> Session:
         """Return a session that runs ``model``; see :func:`lepton_ir.compile`."""
         from lepton_ir.backends.numba.prepare import prepared
         from lepton_ir.backends.numba.session import Session
 
-        return Session(prepared(model, passes), target, threads)
+        return Session(prepared(model, passes), target, threads, precision)
 
 
 NUMBA = NumbaTarget()

@@ -94,7 +94,7 @@ def convolve(
     elif group == 1 and channels <= FEW_CHANNELS:
         conv = Convolution(lo, window, shape, expression, operands)
         conv.plain(x)
-    elif group == 1 and pays(window, lo.machine, x, shape):
+    elif group == 1 and not lo.precise and pays(window, lo.machine, x, shape):
         conv = Convolution(lo, window, shape, expression, operands)
         conv.winograd(x)
     elif group == 1 or not (here % block or there % block):
@@ -306,7 +306,8 @@ class Convolution:
         blocks = blocks_of(outputs, block)
         tiles = tile_widths(self.shape[-1], max_pixels(lo.machine, VECTORS))
         vectors = panel_widths(blocks)
-        config = Direct(self.window, tuple(w for w, _ in tiles), vectors, blocked)
+        widths = tuple(w for w, _ in tiles)
+        config = Direct(self.window, widths, vectors, blocked, cut=blocked and lo.precise)
         args: list[int | Ref] = [self._first_pixel(x, strides), weights, self.y.ref]
         args += [channels, blocks, rows, self.shape[0] // self.images, group]
         (xn, xc, xr), (yn, yc, yr) = strides[:3], plane_strides(self.y)[:3]
@@ -358,6 +359,7 @@ class Direct:
         vectors: output blocks of its tiles, the usual number first.
         blocked: whether the input is blocked; else its channels are planes.
         spread: pixels of the result from one computed pixel to the next.
+        cut: whether long sums are made of shorter ones.
     """
 
     window: Window
@@ -365,6 +367,7 @@ class Direct:
     vectors: tuple[int, ...]
     blocked: bool
     spread: int = 1
+    cut: bool = False
 
 
 @emits("conv")
@@ -431,6 +434,7 @@ def _direct_tile(e: Emitter, config: Direct, epilogue: Epilogue, pixels: int, ve
             pixels,
             vectors,
             (x, w, channels, xc, xr),
+            config.cut,
         ).emit()
         store_tile(inner, epilogue, pixels, vectors, sums, y, yc, args[7:], config.spread)
 

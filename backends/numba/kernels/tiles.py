@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 CHANNEL_UNROLL = 4
 
+LONG_SUM = 128
+"""Products of a sum that is cut, or those of one block of channels."""
+
 
 def max_pixels(machine: Machine, vectors: int) -> int:
     """Return how many pixels a tile may have: accumulators, weights and one input fit."""
@@ -39,6 +42,7 @@ class TileSums:
         vectors: output blocks of the tile.
         args: addresses of input and weights, number of channels, strides of the input along
             channels (or their blocks) and rows.
+        cut: whether a long sum over blocks is made of shorter ones; plain floats only.
     """
 
     def __init__(
@@ -49,12 +53,14 @@ class TileSums:
         pixels: int,
         vectors: int,
         args: Sequence[Val],
+        cut: bool = False,
     ) -> None:
         self.e = e
         self.window = window
         self.block = block
         self.pixels = pixels
         self.vectors = vectors
+        self.cut = cut
         self.x, self.w, self.channels, self.xc, self.xr = args
         self.size = 4 * e.lanes
         self.pixel = 4 * max(block, 1)
@@ -74,7 +80,17 @@ class TileSums:
             left = e.b.sub(self.channels, e.b.mul(c, i64(per_block)))
             return self._rows(source, weights, e.minimum(left, i64(per_block)), sums)
 
-        return e.loop(inputs, self._start(), block)
+        if not self.cut:
+            return e.loop(inputs, self._start(), block)
+        per = max(1, LONG_SUM // (per_block * taps))
+
+        def chunk(c: Val, totals: list[Val]) -> Sequence[Val]:
+            end = e.minimum(e.b.add(c, i64(per)), inputs)
+            sums = e.loop(end, self._start(), block, start=c)
+            return [e.b.fadd(t, s) for t, s in zip(totals, sums, strict=True)]
+
+        sums = e.loop(e.minimum(i64(per), inputs), self._start(), block)
+        return e.loop(inputs, sums, chunk, start=i64(per), step=per)
 
     def _start(self) -> list[Val]:
         return [self.e.zero(self.e.vec(F32))] * (self.pixels * self.vectors)
