@@ -74,11 +74,22 @@ def _one(rw: Rewriter, zero: Value | None) -> Value | None:
     return rw.const(found.reshape(()), zero.dtype)
 
 
+def _number(value: Value | None) -> Array | None:
+    """Return a constant, or the product of two, as scales of biases are written."""
+    product = made_by(value, "mul")
+    if product is None:
+        return const_array(value)
+    left, right = map(const_array, product.operands)
+    return None if left is None or right is None else left * right
+
+
 def _whole_bias(bias: Value | None, scale: Array, reach: int) -> Array | None:
     """Return a bias as integers in units of ``scale``, if it is stored so and sums fit 32 bits."""
     op = made_by(bias, "dequantize_linear")
-    codes, step = (None, None) if op is None else map(const_array, op.operands[:2])
-    if op is None or codes is None or step is None:
+    if op is None:
+        return None
+    codes, step = const_array(op.operands[0]), _number(op.operands[1])
+    if codes is None or step is None:
         return None
     if codes.dtype != np.int32 or codes.ndim != 1:
         return None
@@ -255,6 +266,7 @@ def dequantize_for_each_reader(m: Match, rw: Rewriter) -> bool:
 @rewrite(
     "qlinear_conv",
     "qlinear_matmul",
+    "ms_qgemm",
     "ms_qlinear_add",
     "ms_qlinear_mul",
     "ms_qlinear_sigmoid",

@@ -33,6 +33,7 @@ _IRREGULAR = {
     "IsNaN": "is_nan",
     "MatMulNBits": "matmul_nbits",
     "PRelu": "prelu",
+    "QGemm": "qgemm",
     "SwiGLU": "swiglu",
 }
 

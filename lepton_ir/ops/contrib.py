@@ -14,6 +14,7 @@ from lepton_ir import dims, dtypes
 from lepton_ir.opdef import Bool, Float, Floats, Int, Ints, Str, op
 from lepton_ir.ops import contrib_attention as contrib_attention
 from lepton_ir.ops import contrib_groups as contrib_groups
+from lepton_ir.ops import contrib_qgemm as contrib_qgemm
 from lepton_ir.ops import contrib_quant as contrib_quant
 from lepton_ir.ops._support import (
     Array,

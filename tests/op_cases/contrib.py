@@ -207,6 +207,16 @@ CASES: dict[str, list[Case]] = {
         Case((_u(2, 4, 5), _i(5, 6), _s(0.1), np.abs(_f(6)), _u(), _i(6), _f(6))),
         Case((_u(4, 5), _u(5, 6), _s(0.1), _s(0.2))),
     ],
+    "ms_qgemm": [
+        Case((_u(4, 5), _s(0.1), _u(), _i(5, 6), np.abs(_f(6)), _i(6))),
+        Case(
+            (
+                *(_u(5, 4), _s(0.1), _u(), _i(6, 5), _s(0.2), _i()),
+                *(np.arange(6, dtype=np.int32), _s(3.0), _u()),
+            ),
+            {"transA": True, "transB": True, "alpha": 0.5},
+        ),
+    ],
     "ms_dynamic_quantize_matmul": [
         Case((_f(2, 4, 5), _i(5, 6), np.abs(_f(6)), _i(6), _f(6))),
         Case((_f(4, 5), _u(5, 6), _s(0.02))),
