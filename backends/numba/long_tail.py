@@ -292,7 +292,7 @@ def _takes_boxes(op: Op, given: list[Tensor | None]) -> bool:
 
 def _non_max_suppression(op: Op, arrays: list[Any]) -> list[Any]:
     from lepton_ir.interp import call_meaning
-    from lepton_ir.ops.image import box_corners
+    from lepton_ir.ops.detection import box_corners
 
     boxes, scores, *rest = [*arrays, None, None, None][:5]
     limit, iou, least = (None if a is None else np.asarray(a).reshape(-1)[0] for a in rest)

@@ -23,6 +23,7 @@ TABLE: dict[str, str] = {
         "rnn",
         "quant",
         "image",
+        "detection",
         "signal",
         "random",
         "control",
