@@ -71,7 +71,7 @@ def _child(kind: str, path: Path, sizes: dict[str, int], cache: str = "") -> dic
         if not run.ok:
             raise subprocess.CalledProcessError(run.status or 1, kind, run.output)
         found: dict[str, float] = json.loads(Path(out.name).read_text(encoding="utf-8"))
-    return found | {"whole": run.wall}
+    return found | {"whole": run.wall, "cpu": run.user + run.system}
 
 
 def _measure(
@@ -118,11 +118,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         limit = args.max_memory * _medians(found["onnxruntime"])["peak"]
         for kind, rounds in found.items():
             m = _medians(rounds)
-            seconds = [f"{m[key]:.3f}" for key in ("import", "create", "first", "whole")]
+            seconds = [f"{m[key]:.3f}" for key in ("import", "create", "first", "whole", "cpu")]
             share = m["peak"] * args.max_memory / limit
             rows.append([f"{path.stem} {kind}", *seconds, f"{m['peak']:.0f}", f"{share:.2f}"])
             good &= kind == "cold" or m["peak"] <= limit
-    header = ["session", "import s", "create s", "first run s", "whole s", "peak MB", "of ort's"]
+    header = [
+        "session",
+        "import s",
+        "create s",
+        "first run s",
+        "whole s",
+        "cpu s",
+        "peak MB",
+        "of ort's",
+    ]
     print(measure.table(header, rows))
     if args.json:
         args.json.write_text(json.dumps(stored, indent=1) + "\n")
