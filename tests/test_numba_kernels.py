@@ -271,6 +271,33 @@ def test_products_with_many_batch_axes():
     check(body, "host", x=normal(2, 3, 4, 5, 6, 7), z=normal(2, 3, 4, 5, 6, 7, seed=1))
 
 
+EINSUMS = [
+    ("ij->ji", (4, 5), None),
+    ("bhwc,hkc->bhwk", (2, 7, 6, 9), (7, 5, 9)),
+    ("ibnd,jbnd->bnij", (5, 2, 3, 8), (6, 2, 3, 8)),
+    ("bnij,jbnd->ibnd", (2, 3, 5, 6), (6, 2, 3, 8)),
+    ("ibh,hnd->ibnd", (5, 2, 12), (12, 3, 8)),
+    ("ibnd,hnd->ibh", (5, 2, 3, 8), (12, 3, 8)),
+    ("i,j->ji", (4,), (5,)),
+    ("i,i->", (40,), (40,)),
+    ("ij,j", (4, 50), (50,)),
+    ("abc,abc->ab", (4, 5, 6), (4, 5, 6)),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize(("equation", "x", "z"), EINSUMS)
+def test_einsum(equation, x, z, constant, target):
+    inputs, body = {"x": normal(*x)}, ""
+    if z is not None and constant:
+        body = f"  %z = const() {{value=rand(1)}} : {shape_text(z)}\n"
+    elif z is not None:
+        inputs["z"] = normal(*z, seed=1)
+    body += f'  %y = einsum(%x{"" if z is None else ", %z"}) {{equation="{equation}"}}\n'
+    check(body + "  return(%y)", target, **inputs)
+
+
 # -- recurrent and transposed ----------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ _FAMILIES = (
     "resize",
     "gated",
     "volumes",
+    "einsum",
     "block_sums",
     "blockwise",
 )

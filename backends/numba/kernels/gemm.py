@@ -8,6 +8,7 @@ A read a B where it lies. One call covers up to two batch axes.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     from lepton_ir.backends.numba.machine import Machine
     from lepton_ir.backends.numba.plan import Array
+
+Panels = Callable[[int], Ref | None]
+"""Returns the panels of a constant B, of a width; ``None`` when B is not constant."""
 
 DEPTH = 512
 """Rows of B that are used for all of A before the next ones; a panel of them stays in the cache."""
@@ -79,7 +83,7 @@ def lower_matmul(lo: Lowering) -> None:
     if shape != full and lo.tail:
         lo.decline("a vector operand with an epilogue")
     c = lo.new(dtype, full)
-    _lower_product(lo, a, b, 1, c, expression, operands)
+    lower_product(lo, a, b, functools.partial(_constant_panels, lo, 1), c, expression, operands)
     lo.set(Tensor(c.dtype, shape, c.ref, row_major(shape)))
 
 
@@ -118,7 +122,9 @@ def lower_gemm(lo: Lowering) -> None:
 
     expression, operands = translate(lo, scaled)
     result = lo.new(*lo.type())
-    _lower_product(lo, a, b, 1, result, expression, operands)
+    lower_product(
+        lo, a, b, functools.partial(_constant_panels, lo, 1), result, expression, operands
+    )
     lo.set(result)
 
 
@@ -129,16 +135,25 @@ def _transposed(t: Tensor) -> Tensor:
     return Tensor(t.dtype, tuple(shape), t.ref, tuple(strides))
 
 
-def _lower_product(
+def lower_product(
     lo: Lowering,
     a: Tensor,
     b: Tensor,
-    b_index: int,
+    panels_of: Panels,
     c: Tensor,
     expression: Any,
     operands: Sequence[Tensor],
 ) -> None:
     """Add the calls for one product.
+
+    Args:
+        lo: the operation.
+        a: a matrix or a batch of them.
+        b: another.
+        panels_of: returns the panels of B, of a width, when B is constant.
+        c: the result.
+        expression: what is applied to it.
+        operands: of the expression.
 
     Raises:
         Declined: too many batch axes, or an operand of the epilogue that is not read by rows.
@@ -160,14 +175,14 @@ def _lower_product(
     if len(sizes) > 3:
         if a.is_plain and b.is_plain:
             lo.decline("more than two batch axes")
-        _lower_product(lo, lo.plain(a), lo.plain(b), b_index, c, expression, operands)
+        lower_product(lo, lo.plain(a), lo.plain(b), panels_of, c, expression, operands)
         return
     while len(sizes) < 3:
         sizes.insert(0, 1)
         for strides in kept:
             strides.insert(0, 0)
     rows = sizes[2]
-    panel, b_strides, packed = _prepare_b(lo, b, b_index, rows, sizes[:2], kept[1])
+    panel, b_strides, packed = _prepare_b(lo, b, panels_of, rows, sizes[:2], kept[1])
     epilogue = _epilogue(expression, read, columns)
     # A sum that is split is kept in the result, which 16 bits are too few for.
     once = DEPTH if epilogue.result != "f32" else depth
@@ -238,14 +253,14 @@ def _share(rows: int, columns: int, sizes: list[int], machine: Machine) -> int:
 
 
 def _prepare_b(
-    lo: Lowering, b: Tensor, index: int, rows: int, batch: list[int], strides: list[int]
+    lo: Lowering, b: Tensor, panels_of: Panels, rows: int, batch: list[int], strides: list[int]
 ) -> tuple[Ref, list[int], bool]:
     """Return where B lies, its strides (batch, batch, panel, k) in bytes, and if it is packed."""
     depth, columns = b.shape[-2:]
     width = width_of(lo.machine)
     panels = -(-columns // width)
     size = 4 * depth * width
-    found = _constant_panels(lo, b, index, width)
+    found = panels_of(width)
     if found is not None:
         whole = 4 * panels * depth * width
         factor = [whole * s // max(depth * columns, 1) for s in strides[:2]]
@@ -263,7 +278,7 @@ def _prepare_b(
     return scratch, [*out, size, 4 * width], True
 
 
-def _constant_panels(lo: Lowering, b: Tensor, index: int, width: int) -> Ref | None:
+def _constant_panels(lo: Lowering, index: int, width: int) -> Ref | None:
     """Return the panels of a constant B, ``None`` if it is not constant."""
     transposed = bool(lo.anchor.name == "gemm" and lo.anchor.attr("transB"))
 
