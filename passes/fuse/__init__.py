@@ -19,6 +19,7 @@ class Fuse(RewritePass, name="fuse"):
     clean_up = "fold,canonicalize,cse,dce"
     rule_modules: ClassVar[tuple[str, ...]] = (
         "lepton_ir.passes.fuse.conv",
+        "lepton_ir.passes.fuse.dilation",
         "lepton_ir.passes.fuse.gemm",
         "lepton_ir.passes.fuse.products",
         "lepton_ir.passes.fuse.bias",
