@@ -135,11 +135,40 @@ def _conv_and_rest(add: Op) -> tuple[Op, Value] | None:
     return None
 
 
+_BLOCKED = ("conv", "ms_fused_conv", "max_pool", "average_pool")
+_KEEPS_BLOCKS = ("add", "mul", "concat", "relu", "sigmoid", "tanh", "leaky_relu", "clip")
+_DEPTH, _BLOCK = 6, 16
+
+
+def _in_blocks(value: Value | None, depth: int = _DEPTH) -> bool:
+    """Return whether onnxruntime may have ``value`` in blocks of channels, where convolutions do.
+
+    It takes a sum into such a convolution only then; otherwise the convolution leaves the blocks.
+    """
+    op = None if value is None else value.op
+    if op is None or not depth:
+        return False
+    if op.name in _BLOCKED:
+        return True
+    if op.name not in _KEEPS_BLOCKS:
+        return False
+    if op.name == "concat" and not all(_fills_blocks(v) for v in op.operands):
+        return False
+    data = op.operands if op.name in ("add", "mul", "concat") else op.operands[:1]
+    return all(_in_blocks(v, depth - 1) for v in data)
+
+
+def _fills_blocks(value: Value | None) -> bool:
+    channels = value.shape[1] if value is not None and value.shape else None
+    return isinstance(channels, int) and channels % _BLOCK == 0
+
+
 @rewrite("add", *_NAMES, "clip", benefit=-1)
 def sum_into_conv(m: Match, rw: Rewriter) -> bool:
     """relu(conv(x, w, b) + z) => ms_fused_conv(x, w, b, z, activation=Relu).
 
-    Also for the other activations that it takes, or none; z has the shape of the convolution.
+    Also for the other activations that it takes, or none; z has the shape of the convolution, and
+    for images comes from convolutions itself: of others onnxruntime makes slower ones.
     """
     bare = m.root.name == "add"
     add = m.root if bare else made_by(m.root.operands[0], "add")
@@ -151,6 +180,8 @@ def sum_into_conv(m: Match, rw: Rewriter) -> bool:
     if bare and sole_user(add.result) and add.result.users[0].name in (*_NAMES, "clip"):
         return rw.fail("the activation behind it comes along")
     conv, rest = found
+    if conv.result.rank == 4 and not _in_blocks(rest):
+        return rw.fail("{} does not come from convolutions", rest)
     kind = ("", ()) if bare else _activation(m.root)
     if kind is None or not is_f32(conv.result, rest) or not contrib(rw, "ms_fused_conv"):
         return rw.fail("its limits or types do not fit")
