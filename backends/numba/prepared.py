@@ -22,6 +22,8 @@ from lepton_ir.diagnostics import UnsupportedError
 from lepton_ir.tensors import StoredTensor, Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lepton_ir.ir import Module
     from lepton_ir.tensors import DataFile
 
@@ -92,13 +94,20 @@ def _is_own(passes: str) -> bool:
 def _code_version() -> str:
     """Return what changes with this program: names, sizes and times of its modules."""
     digest = hashlib.sha256()
-    for package in ("", ".passes", ".passes.quant", ".frontends.onnx", ".ops", ".backends.numba"):
-        module = importlib.import_module(f"lepton_ir{package}")
-        for folder in module.__path__:
-            with os.scandir(folder) as entries:
-                for entry in sorted(entries, key=lambda e: e.name):
-                    if entry.name.endswith(".py"):
-                        status = entry.stat()
-                        state = (package, entry.name, status.st_size, status.st_mtime_ns)
-                        digest.update(repr(state).encode())
+    for package in ("", ".passes", ".frontends", ".backends"):
+        for folder in importlib.import_module(f"lepton_ir{package}").__path__:
+            for name, size, time in sorted(_modules(folder, package)):
+                digest.update(f"{name} {size} {time}\n".encode())
     return digest.hexdigest()
+
+
+def _modules(folder: str, package: str) -> Iterator[tuple[str, int, int]]:
+    """Yield name, size and time of the modules in a folder and below it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = f"{package}.{entry.name}"
+            if entry.name.endswith(".py"):
+                status = entry.stat()
+                yield name, status.st_size, status.st_mtime_ns
+            elif entry.is_dir() and entry.name.isidentifier() and entry.name != "__pycache__":
+                yield from _modules(entry.path, name)
