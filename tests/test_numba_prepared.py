@@ -96,11 +96,12 @@ def test_another_pipeline_or_program_is_another_entry(tmp_path, cache, monkeypat
     assert Entry(str(path), "O2,integers").load() is None
 
 
-def test_pipelines_of_plugins_are_not_kept(tmp_path):
+def test_what_plugins_may_have_a_part_in_is_not_kept(tmp_path):
     path = tmp_path / "m.onnx"
     write(path)
-    for passes in ("O2,acme", "O2,fold{max_bytes=1}"):
-        entry = Entry(str(path), passes)
+    (tmp_path / "m.pb").write_bytes(path.read_bytes())
+    for name, passes in (("onnx", "O2,acme"), ("onnx", "O2,fold{max_bytes=1}"), ("pb", "O2")):
+        entry = Entry(str(tmp_path / f"m.{name}"), passes)
         entry.store(lepton_ir.load(path))
         assert entry.load() is None
 

@@ -33,6 +33,8 @@ LIMIT = 128 << 20
 MAX_BYTES = 16 << 20
 """Bytes of new constants (folded weights) from which on a module is not worth keeping."""
 
+SUFFIX = ".onnx"
+
 _PIPELINES = ("", "O1", "O2", "O3")
 """Names of pipelines, which stand among those of passes."""
 
@@ -49,7 +51,8 @@ class Entry:
         self.path = os.path.realpath(path)
         self.identity: tuple[int, ...] = ()
         self._key = ""
-        if _is_own(passes) and os.path.isfile(self.path):
+        is_onnx = path.lower().endswith(SUFFIX)  # other files may be read by a plugin
+        if is_onnx and _is_own(passes) and os.path.isfile(self.path):
             status = os.stat(self.path)
             self.identity = status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
             text = repr((self.path, self.identity, passes, _code_version(), np.__version__))
