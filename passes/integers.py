@@ -274,6 +274,8 @@ def dequantize_for_each_reader(m: Match, rw: Rewriter) -> bool:
     "ms_qlinear_global_average_pool",
     "ms_qlinear_average_pool",
     "ms_qlinear_concat",
+    "ms_qlinear_softmax",
+    "ms_qlinear_where",
     "ms_matmul_integer_to_float",
     "ms_dynamic_quantize_matmul",
 )
