@@ -48,10 +48,10 @@ def session_of(body: str, inputs: dict[str, Any]) -> Any:
     return module, session
 
 
-def check(body: str, **inputs: Any) -> list[Any]:
+def check(body: str, road: str = "b", **inputs: Any) -> list[Any]:
     module, session = session_of(body, inputs)
     found = session.run(None, inputs)
-    assert set(session.profile.by_road()) == {"b"}, session.profile.render()
+    assert set(session.profile.by_road()) == {road}, session.profile.render()
     for f, e in zip(found, run_list(module, inputs), strict=True):
         assert f.dtype == e.dtype
         np.testing.assert_array_equal(f, e)
@@ -80,8 +80,8 @@ def test_gather_elements(index, axis, dtype):
     x = numbers(dtype, 4, 5, 6)
     shape = [4, 5, 6]
     shape[axis] = 7
-    check(body, x=x, i=indexes(x.shape[axis], *shape, dtype=index))
-    check(body, x=x, i=indexes(x.shape[axis], 2, 3, 4, dtype=index))  # smaller on other axes
+    check(body, "a", x=x, i=indexes(x.shape[axis], *shape, dtype=index))
+    check(body, "a", x=x, i=indexes(x.shape[axis], 2, 3, 4, dtype=index))  # smaller on other axes
 
 
 @pytest.mark.parametrize("dtype", MOVED)
@@ -190,7 +190,31 @@ def test_an_index_out_of_range_names_the_node(text, x, i, u, bad):
 def test_views_and_constants_are_read_as_they_are():
     body = "  %t = transpose(%x) {perm=[1,0]}\n  %i = const() {value=[[0,-1,2]]} : i64[1,3]\n"
     body += "  %y = gather_elements(%t, %i) {axis=0}\n  return(%y)"
-    check(body, x=numbers("float32", 4, 5))
+    check(body, "a", x=numbers("float32", 4, 5))
+    body = (
+        "  %i = const() {value=[[0,-1],[1,2]]} : i64[2,2]\n  %y = gather_nd(%x, %i)\n  return(%y)"
+    )
+    check(body, x=numbers("float32", 4, 5, 2))
+
+
+@pytest.mark.parametrize("dtype", SUMMED)
+@pytest.mark.parametrize("attrs", ["", "exclusive=true", "reverse=true, exclusive=true"])
+def test_cum_sum(attrs, dtype):
+    x = numbers(dtype, 4, 5, 6)
+    if dtype.startswith("float"):
+        x[1, 0, 2], x[2, 4, 4] = np.nan, np.inf
+    for axis in (0, 1, -1):
+        body = f"  %a = const() {{value={axis}}} : i64[]\n"
+        body += f"  %y = cum_sum(%x, %a){f' {{{attrs}}}' if attrs else ''}\n  return(%y)"
+        check(body, "a", x=x)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8"])
+def test_integers_between_bounds(dtype):
+    kind = KINDS[dtype]
+    body = f"  %l = const() {{value=7}} : {kind}[]\n  %h = const() {{value=30}} : {kind}[]\n"
+    check(body + "  %y = clip(%x, %l, %h)\n  return(%y)", "a", x=numbers(dtype, 5, 40))
+    check(body + "  %y = clip(%x, _, %h)\n  return(%y)", "a", x=numbers(dtype, 5, 40))
 
 
 CODE = """

@@ -124,22 +124,6 @@ def _is_index(tensor: Tensor | None) -> bool:
 # -- gather and scatter ----------------------------------------------------------------------------
 
 
-def _takes_gather_elements(op: Op, given: list[Tensor | None]) -> bool:
-    x, index = given[0], given[1]
-    return x is not None and index is not None and _is_index(index) and bool(x.shape)
-
-
-def _gather_elements(op: Op, arrays: list[Any]) -> list[Any]:
-    x, index = arrays
-    axis = _axis(op, x.ndim)
-    x = x[tuple(slice(n if i != axis else None) for i, n in enumerate(index.shape))]
-    out = np.empty(index.shape, x.dtype)
-    index = _plain(index)
-    folded = (_folded(a, axis) for a in (_bits(x), index, _bits(out)))
-    _check(op, _kernels().gather_elements(*folded), index, lambda _: x.shape[axis])
-    return [out]
-
-
 def _takes_reduction(op: Op, x: Tensor | None) -> bool:
     return op.attr("reduction") == "none" or _dtype(x) in _SUMMED
 
@@ -318,7 +302,6 @@ def _non_max_suppression(op: Op, arrays: list[Any]) -> list[Any]:
 
 
 ENTRIES = {
-    "gather_elements": Entry(_takes_gather_elements, _gather_elements),
     "scatter_elements": Entry(_takes_scatter_elements, _scatter_elements),
     "gather_nd": Entry(_takes_gather_nd, _gather_nd),
     "scatter_nd": Entry(_takes_scatter_nd, _scatter_nd),

@@ -25,23 +25,6 @@ def _compiled(function: F) -> F:
 
 
 @_compiled
-def gather_elements(x: Array, index: Array, out: Array) -> int:
-    """``out[o, m, i] = x[o, index[o, m, i], i]``."""
-    size = x.shape[1]
-    outer, count, inner = index.shape
-    for o in range(outer):
-        for m in range(count):
-            for i in range(inner):
-                k = index[o, m, i]
-                if k < 0:
-                    k += size
-                if k < 0 or k >= size:
-                    return int((o * count + m) * inner + i)
-                out[o, m, i] = x[o, k, i]
-    return -1
-
-
-@_compiled
 def scatter_elements(out: Array, index: Array, updates: Array) -> int:
     """``out[o, index[o, m, i], i] = updates[o, m, i]``; the last update wins."""
     size = out.shape[1]

@@ -25,6 +25,7 @@ _FAMILIES = (
     "gated",
     "volumes",
     "einsum",
+    "elements",
     "block_sums",
     "blockwise",
 )

@@ -194,9 +194,10 @@ class Translation:
     def _clip(self, op: Op) -> int:
         number = self.operand(op.operands[0])
         dtype = self.dtype(number)
-        if dtype not in FLOATS:
+        if dtype not in TABLE["max"].types:
             self.lo.decline(f"clip of {dtype}")
-        for value, name in zip(op.operands[1:], ("at_least", "at_most"), strict=False):
+        names = ("at_least", "at_most") if dtype in FLOATS else ("max", "min")
+        for value, name in zip(op.operands[1:], names, strict=False):
             if value is None:
                 continue
             known = self.lo.known_value(value)

@@ -29,7 +29,7 @@ from lepton_ir.backends.numba.plan import Tensor
 if TYPE_CHECKING:
     from lepton_ir.backends.numba.plan import Array
 
-_SCALARS = {1: I8, 2: I16, 4: I32, 8: I64}
+SCALARS = {1: I8, 2: I16, 4: I32, 8: I64}
 
 
 @lowers("gather")
@@ -60,7 +60,7 @@ def _call(lo: Lowering, t: Tensor, axis: int, indices: Tensor, y: Tensor) -> Non
     for size in t.shape[axis + 1 :]:
         inner *= size
     nbytes = inner * t.itemsize
-    scalar = nbytes if nbytes in _SCALARS else 0
+    scalar = nbytes if nbytes in SCALARS else 0
     kernel = Kernel("gather", (indices.dtype.name, scalar))
     sizes = (outer, t.shape[axis], nbytes, indices.size)
     lo.call(kernel, t.ref, indices.ref, y.ref, *sizes, checks=True)
@@ -93,6 +93,30 @@ def report(e: Emitter, status: Val, number: Val, index: Val, size: Val) -> None:
         e.store(value, e.ptr(status), offset)
 
 
+def checked_index(
+    e: Emitter, indices: Val, place: Val, index_type: str, size: Val, where: tuple[Val, Val]
+) -> Val:
+    """Load an index, wrapped when negative; one out of range is reported and becomes 0.
+
+    Args:
+        e: the emitter.
+        indices: address of the first index.
+        place: which one.
+        index_type: ``i64`` or ``i32``.
+        size: what it must be below.
+        where: number of the call, and where to report.
+    """
+    b, width = e.b, 8 if index_type == "i64" else 4
+    pointer = e.off(e.ptr(indices), b.mul(place, i64(width)))
+    raw = e.load(pointer, I64 if width == 8 else I32)
+    index = raw if width == 8 else b.sext(raw, I64)
+    wrapped = b.select(b.icmp_signed("<", index, i64(0)), b.add(index, size), index)
+    bad = b.icmp_unsigned(">=", wrapped, size)
+    with b.if_then(bad, likely=False):
+        report(e, where[1], where[0], index, size)
+    return b.select(bad, i64(0), wrapped)
+
+
 @emits("gather")
 def emit_gather(e: Emitter, index_type: str, scalar: int) -> None:
     """Emit a copy of one slice for each index.
@@ -105,23 +129,15 @@ def emit_gather(e: Emitter, index_type: str, scalar: int) -> None:
     data, indices, out, outer, size, nbytes, count, number, status = e.args(9)
     b = e.b
     first, last = e.share(count)
-    width = 8 if index_type == "i64" else 4
-    pointer = e.ptr(indices)
 
     def one(i: Val) -> None:
-        raw = e.load(e.off(pointer, b.mul(i, i64(width))), I64 if width == 8 else I32)
-        index = raw if width == 8 else b.sext(raw, I64)
-        wrapped = b.select(b.icmp_signed("<", index, i64(0)), b.add(index, size), index)
-        bad = b.icmp_unsigned(">=", wrapped, size)
-        with b.if_then(bad, likely=False):
-            report(e, status, number, index, size)
-        safe = b.select(bad, i64(0), wrapped)
+        safe = checked_index(e, indices, i, index_type, size, (number, status))
 
         def slice_of(a: Val) -> None:
             source = b.add(data, b.mul(b.add(b.mul(a, size), safe), nbytes))
             target = b.add(out, b.mul(b.add(b.mul(a, count), i), nbytes))
             if scalar:
-                e.store(e.load(e.ptr(source), _SCALARS[scalar]), e.ptr(target))
+                e.store(e.load(e.ptr(source), SCALARS[scalar]), e.ptr(target))
             else:
                 flag = e.const(0, I1)
                 args = [e.ptr(target), e.ptr(source), nbytes, flag]
