@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-BUDGET = 20.0
+BUDGET = 18.0
 """Runs of the float model over all samples that measuring choices may take the time of."""
 
 SLOWER = 1.5
