@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +92,16 @@ def facts_of(module: Module) -> dict[str, bool]:
         "steps": has_steps(module),
         "random": has_random(module),
     }
+
+
+CRASHES = frozenset(
+    -number
+    for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+)
+"""Exit statuses of a process that did something illegal."""
+
+MORE_MEMORY = 4
+"""Times the limit that a result which ended the runner gets before it is judged."""
 
 
 class Checker:
@@ -228,10 +239,40 @@ class Checker:
             )
         except EOFError as error:
             verdict = _inconclusive(f"the runner died: {error}")
+            if not opening and self._crashed():
+                verdict = self._crash(request | (facts or {}))
         self.close()
         if opening:
             self._gave_up = verdict
         return verdict
+
+    def _crashed(self) -> bool:
+        return self._child is not None and self._child.returncode in CRASHES
+
+    def _crash(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Judge a result that ended the runner, which the source did not.
+
+        It is tried once more with room, since some libraries take missing memory for granted.
+        """
+        assert self._opened is not None
+        opened = dict(self._opened)
+        self._opened["memory"] *= MORE_MEMORY
+        self.close()
+        try:
+            self._restart()
+            self._drain()
+            self._send(request)
+            return self._receive()
+        except TimeoutError:
+            return _inconclusive("the runner died, and with more memory it takes too long")
+        except EOFError as error:
+            if not self._crashed():
+                return _inconclusive(f"the runner died: {error}")
+            reason = f"the result ends {self.runner}, where the source runs: {error}"
+            return {**_inconclusive(reason), "status": "mismatch"}
+        finally:
+            self._opened = opened
+            self.close()  # whose memory is not limited as it should be
 
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Ask the runner something; the answer has ``problem`` when there is none.

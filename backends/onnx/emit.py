@@ -424,6 +424,8 @@ class Emitter:
 
     def _outputs(self, op: Op, node: NodeProto) -> None:
         needed = op.definition.min_results if op.definition is not None else 0
+        if op.definition is not None and op.definition.max_results < 0:
+            needed = len(op.results)  # their number has a meaning, and runtimes write all of them
         outputs = [
             self._names[r] if i < needed or r.name or r.first_use is not None else ""
             for i, r in enumerate(op.results)
