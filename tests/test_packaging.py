@@ -28,7 +28,16 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 PACKAGE_DIR: dict[str, str] = SETUPTOOLS["package-dir"]
 PACKAGES: list[str] = SETUPTOOLS["packages"]
 
-HEAVY = {"numpy", "onnx", "onnxruntime", "networkx", "numba", "lark", "google.protobuf"}
+HEAVY = {
+    "numpy",
+    "flatbuffers",
+    "onnx",
+    "onnxruntime",
+    "networkx",
+    "numba",
+    "lark",
+    "google.protobuf",
+}
 
 
 def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:

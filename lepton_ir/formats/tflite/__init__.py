@@ -1,0 +1,1 @@
+"""The container of TFLite files: schema, checked reader, writer and structural validator."""
