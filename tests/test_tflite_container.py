@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from lepton_ir.diagnostics import InvalidModelError, LeptonError, UnsupportedError
+from lepton_ir.formats.tflite.archive import find_archive
 from lepton_ir.formats.tflite.node import Node
 from lepton_ir.formats.tflite.reader import read_bytes, read_file
 from lepton_ir.formats.tflite.schema import enums, options, tables
@@ -245,6 +247,56 @@ def test_weights_are_neither_copied_nor_limited_to_two_gigabytes() -> None:
         tracemalloc.stop()
     assert out.size > 24 * (96 << 20)
     assert peak < 8 << 20
+
+
+def _zip(prefix: bytes, *, absolute: bool) -> bytes:
+    """A file that ends in an archive, as `cat` and as an archiver that appends leave it."""
+    out = io.BytesIO(prefix if absolute else b"")
+    with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.txt", "cat\ndog\n" * 50)
+        archive.writestr("more/scores.txt", b"\x00\x01")
+        archive.comment = b"two files"
+    return out.getvalue() if absolute else prefix + out.getvalue()
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_an_archive_behind_the_model_moves_with_it(absolute: bool) -> None:
+    found = find_archive(_zip(b"TFL3 and so on", absolute=absolute))
+    assert found is not None
+    out = io.BytesIO()
+    write(small_model(), out, archive=found)
+    assert read_bytes(out.getvalue()) == small_model()
+    with zipfile.ZipFile(out) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["labels.txt", "more/scores.txt"]
+        # readers other than Python's take the offsets literally
+        assert archive.infolist()[0].header_offset == len(_bytes(small_model()))
+    assert find_archive(out.getvalue()) == found
+
+
+def test_what_is_no_archive_is_none() -> None:
+    assert find_archive(_bytes(small_model())) is None
+    assert find_archive(b"") is None
+    data, draw = _zip(b"TFL3", absolute=True), random.Random(7)
+    for size in range(len(data)):
+        find_archive(data[:size])
+    for _ in range(2000):
+        at = draw.randrange(len(data) - 4)
+        find_archive(data[:at] + draw.randbytes(4) + data[at + 4 :])
+
+
+@pytest.mark.parametrize("path", _real())
+def test_archives_of_real_files_are_kept(path: Path) -> None:
+    data = path.read_bytes()
+    found = find_archive(data)
+    filled = zipfile.is_zipfile(path) and bool(zipfile.ZipFile(path).namelist())
+    assert (found is not None) == filled
+    if found is not None:
+        out = io.BytesIO()
+        write(read_bytes(data), out, archive=found)
+        with zipfile.ZipFile(out) as mine, zipfile.ZipFile(path) as theirs:
+            assert mine.namelist() == theirs.namelist()
+            assert all(mine.read(n) == theirs.read(n) for n in mine.namelist())
 
 
 # ----- hostile files: models that are well-formed but wrong

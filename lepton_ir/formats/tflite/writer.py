@@ -8,6 +8,7 @@ import tempfile
 from typing import Any, BinaryIO
 
 from lepton_ir.diagnostics import UnsupportedError
+from lepton_ir.formats.tflite.archive import move_archive
 from lepton_ir.formats.tflite.node import Node
 from lepton_ir.formats.tflite.reader import CODE, IDENTIFIER
 from lepton_ir.formats.tflite.schema import SCALARS, Field, enums, tables
@@ -36,13 +37,16 @@ _SLOTS = {
 }
 
 
-def write_file(model: Node, path: str, *, limit: int = MAX_FLATBUFFER) -> None:
+def write_file(
+    model: Node, path: str, *, limit: int = MAX_FLATBUFFER, archive: bytes | None = None
+) -> None:
     """Write a model to a file, which appears whole or not at all.
 
     Args:
         model: the ``Model`` node.
         path: the file; the model may be a view of an older one of this name.
         limit: largest flatbuffer; weights of a larger model lie behind it.
+        archive: a zip archive to put at the end, see `archive.find_archive`.
 
     Raises:
         UnsupportedError: even without its weights the model is above the limit.
@@ -52,7 +56,7 @@ def write_file(model: Node, path: str, *, limit: int = MAX_FLATBUFFER) -> None:
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".lepton-")
     try:
         with open(handle, "wb") as file:
-            write(model, file, limit=limit)
+            write(model, file, limit=limit, archive=archive)
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
@@ -62,7 +66,9 @@ def write_file(model: Node, path: str, *, limit: int = MAX_FLATBUFFER) -> None:
         raise
 
 
-def write(model: Node, file: BinaryIO, *, limit: int = MAX_FLATBUFFER) -> None:
+def write(
+    model: Node, file: BinaryIO, *, limit: int = MAX_FLATBUFFER, archive: bytes | None = None
+) -> None:
     """Write a model to a binary stream, see `write_file`."""
     limit = min(limit, MAX_FLATBUFFER)
     writer = _Writer(model, outside=False)
@@ -74,7 +80,9 @@ def write(model: Node, file: BinaryIO, *, limit: int = MAX_FLATBUFFER) -> None:
                 f"a TFLite file holds at most {limit}",
                 code=CODE,
             )
-    writer.write(file)
+    written = writer.write(file)
+    if archive is not None:
+        file.write(move_archive(archive, written))
 
 
 class _Writer:
@@ -95,7 +103,7 @@ class _Writer:
         self._parts: list[tuple[int, bytes, memoryview]] = []
         self.inside_end = self._place_all()
 
-    def write(self, file: BinaryIO) -> None:
+    def write(self, file: BinaryIO) -> int:
         file.write(self._head)
         written = len(self._head)
         for at, prefix, data in self._parts:
@@ -103,6 +111,7 @@ class _Writer:
             file.write(prefix)
             file.write(data)
             written = at + len(prefix) + len(data)
+        return written
 
     def _place_all(self) -> int:
         """Lay out the buffers, inside ones first, and patch the head; return the inside's end."""
