@@ -17,6 +17,9 @@ from lepton_ir.formats.tflite.schema import SCALARS, Field, Table, enums, tables
 IDENTIFIER = b"TFL3"
 CODE = "tflite-file"
 
+MAX_WORK = 2_000_000
+"""Tables and texts of one model; runtimes load a million tables at most."""
+
 _ABSENT = 1
 """An offset of 0 or 1 says that a buffer is not outside the flatbuffer."""
 
@@ -62,7 +65,7 @@ class _Reader:
         self._size = len(data)
         self._where = where
         self._path: list[str] = ["Model"]
-        self._work = self._size + 4096
+        self._work = min(self._size + 4096, MAX_WORK)
 
     def model(self) -> Node:
         if self._size < 8 or bytes(self._data[4:8]) != IDENTIFIER:
@@ -74,10 +77,11 @@ class _Reader:
         where = f"{self._where}: {place}" if self._where else place
         raise InvalidModelError(message, code=CODE, where=where)
 
-    def _spend(self, amount: int) -> None:
+    def _spend(self, amount: int, *, ahead: int = 0) -> None:
+        """Count work that is done; ``ahead`` is more of it that is certain to come."""
         self._work -= amount
-        if self._work < 0:
-            self._fail("its tables share parts so often that it has more content than bytes")
+        if self._work < ahead:
+            self._fail("it has more tables and texts than its size or any runtime allows")
 
     def _scalar(self, kind: str, pos: int) -> Any:
         letter = f"<{SCALARS[kind]}"
@@ -154,7 +158,7 @@ class _Reader:
             return self._data[pos + 4 : pos + 4 + count]
         if scalar:
             return np.frombuffer(self._data, f"<{SCALARS[field.of]}", count, pos + 4)
-        self._spend(count)
+        self._spend(0, ahead=count)
         found: list[Any] = []
         for i in range(count):
             self._path.append(f"[{i}]")
@@ -170,7 +174,7 @@ class _Reader:
         count = self._scalar("u32", pos)
         if count > self._size - pos - 4:
             self._fail(f"the text at byte {pos} has {count} bytes, past the end of the file")
-        self._spend(count // 16)
+        self._spend(1 + count // 16)
         return bytes(self._data[pos + 4 : pos + 4 + count]).decode("utf-8", "surrogateescape")
 
     def _inside(self, node: Node) -> Node:
