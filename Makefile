@@ -38,6 +38,7 @@ rules: $(STAMP) ## say where each rewrite rule is shown to work; MODELS='DIR ...
 
 bench: $(STAMP) ## measure speed, memory and start-up; MODELS='DIR ...' PEERS=onnxruntime,openvino
 	$(PY) -m lepton_ir.tools.bench
+	$(PY) -m lepton_ir.tools.bench.kernels
 	$(if $(MODELS),$(PY) -m lepton_ir.tools.bench.engine $(MODELS) $(if $(PEERS),--peers=$(PEERS)) \
 		$(if $(MANIFEST),--manifest=$(MANIFEST)))
 
