@@ -133,7 +133,7 @@ def is_unsuited(op: Op) -> bool:
     name = op.name
     if op.definition is None or op.regions or op.has_attr_refs or name in UNSUITED:
         return True
-    parts = ("qlinear", "quantize", "integer", "nbits", "sequence")
+    parts = ("qlinear", "qgemm", "quantize", "integer", "nbits", "sequence")
     return name != "reverse_sequence" and any(part in name for part in parts)
 
 
