@@ -10,6 +10,8 @@ from lepton_ir.backends.numba.constants import aligned_array
 from lepton_ir.backends.numba.kernels.blocked import blocks_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lepton_ir.backends.numba.plan import Array
 
 
@@ -24,31 +26,24 @@ def pack_direct(w: Array, block: int, vectors: int, group: int) -> Array:
     inputs = blocks_of(channels, block)
     parts = []
     for g in range(group):
-        start, left = 0, blocks_of(outputs // group, block)
-        while left:
-            width = block * min(vectors, left)
+        for chosen, width in output_parts(w[g], block, vectors):
             part = np.zeros((inputs * block, rows, columns, width), np.float32)
-            chosen = w[g, start : start + width]
             part[:channels, :, :, : len(chosen)] = chosen.transpose(1, 2, 3, 0)
             part = part.reshape(inputs, block, rows, columns, width).transpose(0, 2, 3, 1, 4)
             parts.append(part.reshape(-1))
-            start, left = start + width, left - min(vectors, left)
-    return _joined(parts)
+    return joined(parts, np.float32)
 
 
 def pack_plain(w: Array, block: int, vectors: int) -> Array:
     """Return ``[output blocks, channel, window, outputs]``, flat."""
     w = window_axes(w)
-    outputs, channels, rows, columns = w.shape
-    parts, start, left = [], 0, blocks_of(outputs, block)
-    while left:
-        width = block * min(vectors, left)
+    channels, rows, columns = w.shape[1:]
+    parts = []
+    for chosen, width in output_parts(w, block, vectors):
         part = np.zeros((channels, rows, columns, width), np.float32)
-        chosen = w[start : start + width]
         part[..., : len(chosen)] = chosen.transpose(1, 2, 3, 0)
         parts.append(part.reshape(-1))
-        start, left = start + width, left - min(vectors, left)
-    return _joined(parts)
+    return joined(parts, np.float32)
 
 
 def pack_depthwise(w: Array, block: int) -> Array:
@@ -70,8 +65,18 @@ def window_axes(w: Array) -> Array:
     return w.reshape(len(w), -1, *w.shape[-2:])
 
 
-def _joined(parts: list[Array]) -> Array:
-    found = aligned_array((sum(p.size for p in parts),), np.float32)
+def output_parts(w: Array, block: int, vectors: int) -> Iterator[tuple[Array, int]]:
+    """Yield weights of ``vectors`` output blocks each, and how wide these are."""
+    start, left = 0, blocks_of(len(w), block)
+    while left:
+        width = block * min(vectors, left)
+        yield w[start : start + width], width
+        start, left = start + width, left - min(vectors, left)
+
+
+def joined(parts: list[Array], dtype: type[np.generic]) -> Array:
+    """Return flat parts one after the other, aligned."""
+    found = aligned_array((sum(p.size for p in parts),), dtype)
     start = 0
     for part in parts:
         found[start : start + part.size] = part

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
-from lepton_ir.backends.numba.codegen.emitter import Emitter, Val, vector
+from lepton_ir.backends.numba.codegen.emitter import Emitter, Val, i64, vector
 from lepton_ir.backends.numba.codegen.expression import (
     Expression,
     from_memory,
@@ -140,3 +140,37 @@ def emit_tile_row(
         values.append(from_memory(e, loaded, dtype))
     (found,) = epilogue.expression.emit(e, values, lanes)
     return to_memory(e, found, epilogue.result)
+
+
+def store_rows(
+    e: Emitter,
+    epilogue: Epilogue,
+    out: Sequence[Val],
+    total: Sequence[Val],
+    extra: Sequence[Val],
+    masks: Sequence[Val] | None,
+) -> None:
+    """Apply an epilogue to a tile and store it.
+
+    Args:
+        e: the emitter.
+        epilogue: what is applied.
+        out: a pointer to each row of the result.
+        total: the accumulators, row by row.
+        extra: address and row stride of each operand, one after the other.
+        masks: lanes that exist, for each vector of a row, when not all do.
+    """
+    vectors, size = len(total) // len(out), itemsize(epilogue.result)
+    pairs = [(extra[2 * n], extra[2 * n + 1]) for n in range(len(epilogue.modes))]
+    for i, row in enumerate(out):
+        places = [e.ptr(e.b.add(p, e.b.mul(stride, i64(i)))) for p, stride in pairs]
+        operands = with_scalars(e, epilogue, places)
+        for j in range(vectors):
+            mask = None if masks is None else masks[j]
+            value = total[i * vectors + j]
+            found = emit_tile_row(e, epilogue, value, operands, e.lanes * j, mask)
+            place = e.off(row, size * e.lanes * j)
+            if mask is None:
+                e.store(found, place)
+            else:
+                e.store_masked(found, place, mask)

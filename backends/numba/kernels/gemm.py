@@ -19,7 +19,7 @@ from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.expression import Step
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.kernels.elementwise import Translation, itemsize
-from lepton_ir.backends.numba.kernels.epilogue import PLAIN, Epilogue, emit_tile_row, translate
+from lepton_ir.backends.numba.kernels.epilogue import PLAIN, Epilogue, store_rows, translate
 from lepton_ir.backends.numba.kernels.panels import pack_panels, vectors_of, width_of
 from lepton_ir.backends.numba.kernels.widening import narrowed, wide_operands
 from lepton_ir.backends.numba.lowering import Lowering, lowers
@@ -532,7 +532,7 @@ def _finish(
     c, c_row, flags = args[2], args[7], args[8]
     out = [e.ptr(e.b.add(c, e.b.mul(c_row, i64(i)))) for i in range(rows)]
     if not tile.deep:
-        _store(e, tile, epilogue, args, out, total, masks)
+        store_rows(e, epilogue, out, total, args[10:], masks)
         return
     zero = e.b.icmp_signed("==", e.b.and_(flags, i64(1)), i64(0))
     before = e.choose(
@@ -544,9 +544,9 @@ def _finish(
     last = e.b.icmp_signed("!=", e.b.and_(flags, i64(2)), i64(0))
     with e.b.if_else(last) as (then, otherwise):
         with then:
-            _store(e, tile, epilogue, args, out, total, masks)
+            store_rows(e, epilogue, out, total, args[10:], masks)
         with otherwise:
-            _store(e, tile, PLAIN, args, out, total, masks)
+            store_rows(e, PLAIN, out, total, [], masks)
 
 
 def _stored(e: Emitter, tile: Tile, out: list[Val], masks: list[Val] | None) -> list[Val]:
@@ -559,28 +559,3 @@ def _stored(e: Emitter, tile: Tile, out: list[Val], masks: list[Val] | None) -> 
                 e.load(place, type_) if masks is None else e.load_masked(place, type_, masks[j])
             )
     return found
-
-
-def _store(
-    e: Emitter,
-    tile: Tile,
-    epilogue: Epilogue,
-    args: list[Val],
-    out: list[Val],
-    total: list[Val],
-    masks: list[Val] | None,
-) -> None:
-    size = itemsize(epilogue.result)
-    extra = args[10:] if epilogue.modes else []
-    pairs = [(extra[2 * n], extra[2 * n + 1]) for n in range(len(epilogue.modes))]
-    for i, pointer in enumerate(out):
-        operands = [e.ptr(e.b.add(p, e.b.mul(r, i64(i)))) for p, r in pairs]
-        for j in range(tile.vectors):
-            mask = None if masks is None else masks[j]
-            value = total[i * tile.vectors + j]
-            found = emit_tile_row(e, epilogue, value, operands, e.lanes * j, mask)
-            place = e.off(pointer, size * e.lanes * j)
-            if mask is None:
-                e.store(found, place)
-            else:
-                e.store_masked(found, place, mask)

@@ -19,9 +19,8 @@ from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.kernels.elementwise import itemsize
 from lepton_ir.backends.numba.kernels.epilogue import (
     Epilogue,
-    emit_tile_row,
+    store_rows,
     translate,
-    with_scalars,
 )
 from lepton_ir.backends.numba.kernels.panels import vectors_of, width_of
 from lepton_ir.backends.numba.kernels.quads import (
@@ -374,14 +373,14 @@ def _tile_function(e: Emitter, config: Config, epilogue: Epilogue, rows: int) ->
         full = inner.b.icmp_signed(">=", args[6], i64(config.vectors * inner.lanes))
         with inner.b.if_else(full) as (then, otherwise):
             with then:
-                _store(inner, config, epilogue, args, total, None)
+                _store(inner, epilogue, rows, args, total, None)
             with otherwise:
                 left = args[6]
                 masks = [
                     inner.lane_mask(inner.b.sub(left, i64(j * inner.lanes)))
                     for j in range(config.vectors)
                 ]
-                _store(inner, config, epilogue, args, total, masks)
+                _store(inner, epilogue, rows, args, total, masks)
 
     return e.subroutine(f"tile{rows}", 11 + 2 * len(epilogue.modes), body)
 
@@ -458,26 +457,12 @@ def _less_zeros(
 
 def _store(
     e: Emitter,
-    config: Config,
     epilogue: Epilogue,
+    rows: int,
     args: list[Val],
     total: list[Val],
     masks: list[Val] | None,
 ) -> None:
-    """Apply the epilogue to a tile and store it."""
-    b, size = e.b, itemsize(epilogue.result)
-    c, c_row, extra = args[2], args[5], args[11:]
-    pairs = [(extra[2 * n], extra[2 * n + 1]) for n in range(len(epilogue.modes))]
-    for i in range(len(total) // config.vectors):
-        out = e.ptr(b.add(c, b.mul(c_row, i64(i))))
-        places = [e.ptr(b.add(p, b.mul(r, i64(i)))) for p, r in pairs]
-        operands = with_scalars(e, epilogue, places)
-        for j in range(config.vectors):
-            mask = None if masks is None else masks[j]
-            value = total[i * config.vectors + j]
-            found = emit_tile_row(e, epilogue, value, operands, e.lanes * j, mask)
-            place = e.off(out, size * e.lanes * j)
-            if mask is None:
-                e.store(found, place)
-            else:
-                e.store_masked(found, place, mask)
+    """Store a tile, see :func:`_tile_function`."""
+    out = [e.ptr(e.b.add(args[2], e.b.mul(args[5], i64(i)))) for i in range(rows)]
+    store_rows(e, epilogue, out, total, args[11:], masks)

@@ -8,16 +8,11 @@ import numpy as np
 
 from lepton_ir.backends.numba.constants import aligned_array
 from lepton_ir.backends.numba.kernels.blocked import blocks_of
+from lepton_ir.backends.numba.kernels.conv_weights import joined, output_parts, window_axes
 from lepton_ir.backends.numba.kernels.quads import QUAD, quads_of, signed
 
 if TYPE_CHECKING:
     from lepton_ir.backends.numba.plan import Array
-
-
-def _planes(w: Array) -> Array:
-    """Return signed weights with two axes of a window."""
-    w = signed(w)
-    return w[:, :, None, :] if w.ndim == 3 else w
 
 
 def pack_byte_windows(w: Array, block: int, lanes: int, vectors: int, group: int) -> Array:
@@ -26,29 +21,23 @@ def pack_byte_windows(w: Array, block: int, lanes: int, vectors: int, group: int
     Output blocks stand in pairs of ``vectors``; a last single one is narrower, so the result is
     flat.
     """
-    w = _planes(w)
+    w = window_axes(signed(w))
     outputs, channels, rows, columns = w.shape
     w = w.reshape(group, outputs // group, channels, rows, columns)
     inputs = blocks_of(channels, block)
     parts = []
     for g in range(group):
-        start, left = 0, blocks_of(outputs // group, lanes)
-        while left:
-            width = lanes * min(vectors, left)
+        for chosen, width in output_parts(w[g], lanes, vectors):
             part = np.zeros((inputs * block, rows, columns, width), np.int8)
-            chosen = w[g, start : start + width]
             part[:channels, :, :, : len(chosen)] = chosen.transpose(1, 2, 3, 0)
             part = part.reshape(inputs, block // QUAD, QUAD, rows, columns, width)
             parts.append(part.transpose(0, 3, 4, 1, 5, 2).reshape(-1))
-            start, left = start + width, left - min(vectors, left)
-    found = aligned_array((sum(p.size for p in parts),), np.int8)
-    np.concatenate(parts, out=found)
-    return found
+    return joined(parts, np.int8)
 
 
 def pack_byte_taps(w: Array, lanes: int) -> Array:
     """Return ``[block, row, quad of columns, channel, 4]`` of a depthwise window."""
-    w = _planes(w)
+    w = window_axes(signed(w))
     channels, _, rows, columns = w.shape
     blocks, quads = blocks_of(channels, lanes), quads_of(columns)
     whole = np.zeros((blocks * lanes, rows, quads * QUAD), np.int8)
