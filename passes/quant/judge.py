@@ -69,10 +69,11 @@ class Judge:
         feeds: the samples.
         metric: ``module:function`` of the user, empty for the distance.
         measure: the distance.
+        glances: whether :meth:`glance` will be asked.
 
     Attributes:
         count: of samples.
-        few: samples for a glance, none where they say nothing.
+        few: samples for a glance, none where they say nothing or are not wanted.
 
     Raises:
         LeptonError: the metric cannot be imported or fails.
@@ -85,6 +86,8 @@ class Judge:
         feeds: Feeds,
         metric: str,
         measure: Callable[[list[list[Any]], Iterator[list[Any]]], float] = distance,
+        *,
+        glances: bool = False,
     ) -> None:
         self.feeds = feeds
         self.measure = measure
@@ -95,7 +98,7 @@ class Judge:
         self.best = 0.0
         self.count = max(count_samples(feeds, module.main), 1)
         self.few: list[dict[str, Any]] = []
-        if self.metric is None and self.count >= 2 * FEW:
+        if glances and self.metric is None and self.count >= 2 * FEW:
             self.few = even(feeds, module.main, max(FEW, self.count // 8))
         size = 0
         with Probe(module, trial_context(ctx), "sensitivity", fast=True) as probe:

@@ -78,7 +78,7 @@ def choose(run: Run, feeds: Feeds, prepared: Prepared) -> list[Unit]:
         unit.cause = cause(unit.ops, prepared)
     judge = None
     if run.options.max_drop > 0:
-        judge = Judge(run.snapshot().module, run.ctx, feeds, run.options.metric)
+        judge = Judge(run.snapshot().module, run.ctx, feeds, run.options.metric, glances=True)
     simulation = _Simulation(run, prepared, units)
     for unit, found in zip(units, simulation.alone(feeds), strict=True):
         unit.distance, unit.typical = found
