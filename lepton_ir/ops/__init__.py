@@ -17,6 +17,7 @@ TABLE: dict[str, str] = {
         "linalg",
         "conv",
         "pool",
+        "channels_last",
         "norm",
         "softmax",
         "attention",
