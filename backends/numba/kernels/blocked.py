@@ -8,20 +8,11 @@ the lanes behind the last channel is never read across lanes, so it may be anyth
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from lepton_ir import dtypes
-from lepton_ir.backends.numba.codegen.emitter import (
-    F32,
-    I8,
-    I32,
-    I64,
-    VOID,
-    Emitter,
-    Val,
-    i64,
-    suffix,
-)
+from lepton_ir.backends.numba.codegen.emitter import F32, I8, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.expression import Expression
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.kernels.elementwise import call_loops
@@ -29,7 +20,8 @@ from lepton_ir.backends.numba.kernels.transposing import transpose_block
 from lepton_ir.backends.numba.plan import Blocked, Ref, Tensor, row_major
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from lepton_ir.backends.numba.lowering import Lowering
     from lepton_ir.dtypes import DType
@@ -150,12 +142,9 @@ def _converted(lo: Lowering, t: Tensor, halo: Halo, fill: int) -> Tensor:
 
         return pack_bytes(lo, t, halo, fill, block)
     made = new_blocked(lo, t.shape, halo)
-    rows, columns = plane_sizes(t)
-    n, c, *spatial = (4 * s for s in t.strides)
-    row = spatial[0] if len(spatial) == 2 else 0
-    out = plane_strides(made)
-    sizes = (t.shape[0], t.shape[1], rows, columns)
-    lo.call(Kernel("to_blocked"), t.ref, made.ref, *sizes, n, c, row, *out[:3])
+    n, c, row = _plain_strides(t)
+    sizes = (t.shape[0], t.shape[1], *_joined_rows(lo, made, row))
+    lo.call(Kernel("to_blocked"), t.ref, made.ref, *sizes, n, c, row, *plane_strides(made)[:3])
     return made
 
 
@@ -168,12 +157,29 @@ def unblock(lo: Lowering, t: Tensor) -> Tensor:
 
         return unpack_bytes(lo, t)
     made = lo.new(t.dtype, t.shape)
-    rows, columns = plane_sizes(t)
-    n, c, *spatial = (4 * s for s in made.strides)
-    row = spatial[0] if len(spatial) == 2 else 0
-    sizes = (t.shape[0], t.shape[1], rows, columns)
+    n, c, row = _plain_strides(made)
+    sizes = (t.shape[0], t.shape[1], *_joined_rows(lo, t, row))
     lo.call(Kernel("from_blocked"), t.ref, made.ref, *sizes, *plane_strides(t)[:3], n, c, row)
     return made
+
+
+def _plain_strides(t: Tensor) -> tuple[int, int, int]:
+    """Return the strides of a plain image of 32-bit elements along N, C and rows, in bytes."""
+    n, c, *spatial = (4 * s for s in t.strides)
+    return n, c, spatial[0] if len(spatial) == 2 else 0
+
+
+def _joined_rows(lo: Lowering, blocked: Tensor, plain_row: int) -> tuple[int, int]:
+    """Return rows and columns of a plane; one long row if no row is longer than its pixels.
+
+    Where there are fewer planes than threads, these share the rows.
+    """
+    rows, columns = plane_sizes(blocked)
+    count, blocks = loops_of(blocked)[:2]
+    _, _, row, pixel = plane_strides(blocked)
+    if row == columns * pixel and plain_row == 4 * columns and count * blocks >= lo.threads:
+        return 1, rows * columns
+    return rows, columns
 
 
 def _same_either_way(t: Tensor, block: int) -> bool:
@@ -295,36 +301,6 @@ def emit_halo(e: Emitter, itemsize: int, block: int) -> None:
     e.each(last, plane, start=first)
 
 
-def _addresses(e: Emitter, place: Val, step: Val) -> Val:
-    """Return a vector of pointers, ``step`` bytes apart."""
-    from llvmlite import ir
-
-    lanes = e.lanes
-    numbers = ir.Constant(ir.VectorType(I64, lanes), list(range(lanes)))
-    offsets = e.b.mul(numbers, e.splat(step))
-    whole = e.b.add(offsets, e.splat(place))
-    return e.b.inttoptr(whole, ir.VectorType(ir.PointerType(), lanes))
-
-
-def load_apart(e: Emitter, place: Val, step: Val, mask: Val) -> Val:
-    """Load lanes that stand ``step`` bytes apart; those that ``mask`` leaves out are zero."""
-    from llvmlite import ir
-
-    type_ = e.vec(F32)
-    name = f"llvm.masked.gather.{suffix(type_)}.v{e.lanes}p0"
-    align = ir.Constant(I32, 4)
-    return e.intrinsic(name, type_, [_addresses(e, place, step), align, mask, e.zero(type_)])
-
-
-def store_apart(e: Emitter, value: Val, place: Val, step: Val, mask: Val) -> None:
-    """Store lanes ``step`` bytes apart."""
-    from llvmlite import ir
-
-    name = f"llvm.masked.scatter.{suffix(value.type)}.v{e.lanes}p0"
-    align = ir.Constant(I32, 4)
-    e.intrinsic(name, VOID, [value, _addresses(e, place, step), align, mask])
-
-
 def _each_row(e: Emitter, count: Val, channels: Val, rows: Val, body: object) -> None:
     """Call ``body(n, block, row, channels left)`` for this thread's rows."""
     b = e.b
@@ -352,27 +328,16 @@ def emit_to_blocked(e: Emitter) -> None:
             b.add(x, b.mul(n, xn)), b.add(b.mul(block, b.mul(xc, i64(lanes))), b.mul(r, xr))
         )
         target = e.ptr(b.add(b.add(y, b.mul(n, yn)), b.add(b.mul(block, yc), b.mul(r, yr))))
-        full = b.icmp_signed(">=", left, i64(lanes))
-        whole = b.select(full, b.and_(columns, i64(-lanes)), i64(0))
-        mask = e.lane_mask(left)
 
-        def square(w: Val) -> None:
+        def square(w: Val, pixels: Val | None) -> None:
             place = e.ptr(b.add(source, b.shl(w, i64(2))))
-            loaded = []
-            for i in range(lanes):
-                loaded.append(e.load(place, e.vec(F32)))
-                if i + 1 < lanes:
-                    place = e.off(place, xc)
             goal = e.off(target, b.mul(w, i64(size)))
-            for i, column in enumerate(transpose_block(e, loaded)):
-                e.store(column, goal, size * i)
+            mask = None if pixels is None else e.lane_mask(pixels)
+            for i, found in enumerate(_transposed(e, place, xc, left, mask)):
+                with _guarded(e, i, pixels):
+                    e.store(found, goal, size * i)
 
-        def single(w: Val) -> None:
-            value = load_apart(e, b.add(source, b.shl(w, i64(2))), xc, mask)
-            e.store(value, e.off(target, b.mul(w, i64(size))))
-
-        e.each(whole, square, step=lanes)
-        e.each(columns, single, start=whole)
+        _squares(e, columns, left, square)
 
     _each_row(e, count, channels, rows, row)
 
@@ -389,24 +354,68 @@ def emit_from_blocked(e: Emitter) -> None:
         target = b.add(
             b.add(y, b.mul(n, yn)), b.add(b.mul(block, b.mul(yc, i64(lanes))), b.mul(r, yr))
         )
-        full = b.icmp_signed(">=", left, i64(lanes))
-        whole = b.select(full, b.and_(columns, i64(-lanes)), i64(0))
-        mask = e.lane_mask(left)
 
-        def square(w: Val) -> None:
+        def square(w: Val, pixels: Val | None) -> None:
             place = e.off(source, b.mul(w, i64(size)))
-            loaded = [e.load(place, e.vec(F32), size * i) for i in range(lanes)]
             goal = e.ptr(b.add(target, b.shl(w, i64(2))))
-            for i, channel in enumerate(transpose_block(e, loaded)):
-                e.store(channel, goal)
+            channels_here = None if pixels is None else left
+            mask = None if pixels is None else e.lane_mask(pixels)
+            for i, found in enumerate(_transposed(e, place, i64(size), pixels, None)):
+                with _guarded(e, i, channels_here):
+                    if mask is None:
+                        e.store(found, goal)
+                    else:
+                        e.store_masked(found, goal, mask)
                 if i + 1 < lanes:
                     goal = e.off(goal, yc)
 
-        def single(w: Val) -> None:
-            value = e.load(e.off(source, b.mul(w, i64(size))), e.vec(F32))
-            store_apart(e, value, b.add(target, b.shl(w, i64(2))), yc, mask)
-
-        e.each(whole, square, step=lanes)
-        e.each(columns, single, start=whole)
+        _squares(e, columns, left, square)
 
     _each_row(e, count, channels, rows, row)
+
+
+def _squares(
+    e: Emitter, columns: Val, left: Val, square: Callable[[Val, Val | None], None]
+) -> None:
+    """Call ``square(first column, None)`` for whole squares, then with how many columns are left.
+
+    Squares of a block with fewer channels than lanes count as the latter.
+    """
+    full = e.b.icmp_signed(">=", left, i64(e.lanes))
+    whole = e.b.select(full, e.b.and_(columns, i64(-e.lanes)), i64(0))
+    e.each(whole, lambda w: square(w, None), step=e.lanes)
+    e.each(columns, lambda w: square(w, e.b.sub(columns, w)), start=whole, step=e.lanes)
+
+
+def _transposed(
+    e: Emitter, place: Val, step: Val, count: Val | None, mask: Val | None
+) -> list[Val]:
+    """Load a square of vectors and transpose it.
+
+    Args:
+        e: the emitter.
+        place: the first vector.
+        step: bytes from one to the next.
+        count: how many there are, at least one; the last one stands for those that are missing.
+            ``None`` for all.
+        mask: lanes that exist, when not all do.
+    """
+    loaded, type_ = [], e.vec(F32)
+    for i in range(e.lanes):
+        loaded.append(e.load(place, type_) if mask is None else e.load_masked(place, type_, mask))
+        more = step
+        if count is not None:
+            more = e.b.select(e.b.icmp_signed("<", i64(i + 1), count), step, i64(0))
+        if i + 1 < e.lanes:
+            place = e.off(place, more)
+    return transpose_block(e, loaded)
+
+
+def _guarded(e: Emitter, index: int, count: Val | None) -> AbstractContextManager[object]:
+    """Return the context of what is done where ``index`` is below ``count``; always if ``None``."""
+    if count is None:
+        return contextlib.nullcontext()
+    found: AbstractContextManager[object] = e.b.if_then(
+        e.b.icmp_signed("<", i64(index), count), likely=True
+    )
+    return found

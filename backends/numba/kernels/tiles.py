@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
@@ -96,19 +97,40 @@ class TileSums:
         return [self.e.zero(self.e.vec(F32))] * (self.pixels * self.vectors)
 
     def _rows(self, source: Val, weights: Val, here: Val, sums: list[Val]) -> Sequence[Val]:
-        e, (rows, columns) = self.e, self.window.kernel
+        e, rows = self.e, self.window.kernel[0]
 
         def row(r: Val, sums: list[Val]) -> Sequence[Val]:
             line = e.off(source, e.b.mul(r, e.b.mul(self.xr, i64(self.window.dilations[0]))))
-            part = e.off(weights, e.b.mul(r, i64(self.tap * columns)))
-            if self.block > 1:
-                return self._columns(line, part, here, sums)
-            for k in range(columns):
-                place = e.off(line, self.pixel * self.window.dilations[1] * k)
-                sums = self._multiply(place, e.off(part, self.tap * k), 1, sums)
-            return sums
+            part = e.off(weights, e.b.mul(r, i64(self.tap * self.window.kernel[1])))
+            visit = self._columns if self.block > 1 else self._taps
+            return visit(line, part, here, sums)
 
         return row(i64(0), sums) if rows == 1 else e.loop(i64(rows), sums, row)
+
+    def _taps(self, line: Val, part: Val, _: Val, sums: list[Val]) -> Sequence[Val]:
+        """Add the products of a row of the window in one plane of the input.
+
+        Taps that read the same elements for different pixels stand in different turns of the loop:
+        elements that are loaded once for both would take the registers of the sums.
+        """
+        e, columns, dilation = self.e, self.window.kernel[1], self.window.dilations[1]
+        apart = self.window.strides[1] // math.gcd(self.window.strides[1], dilation)
+
+        def taps(number: int) -> Callable[[Val, list[Val]], list[Val]]:
+            def visit(k: Val, sums: list[Val]) -> list[Val]:
+                place = e.off(line, e.b.mul(k, i64(self.pixel * dilation)))
+                weights = e.off(part, e.b.mul(k, i64(self.tap)))
+                for u in range(number):
+                    at = e.off(place, self.pixel * dilation * u)
+                    sums = self._multiply(at, e.off(weights, self.tap * u), 1, sums)
+                return sums
+
+            return visit
+
+        whole = columns - columns % apart
+        sums = e.loop(i64(whole), sums, taps(apart), step=apart)
+        rest = columns - whole
+        return taps(rest)(i64(whole), sums) if rest else sums
 
     def _columns(self, line: Val, part: Val, here: Val, sums: list[Val]) -> Sequence[Val]:
         e, columns = self.e, self.window.kernel[1]
