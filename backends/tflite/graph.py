@@ -1,0 +1,364 @@
+"""One subgraph while it is written: its tensors, constants and operators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_ir import dtypes
+from lepton_ir.backends.tflite.versions import Signature, version_of
+from lepton_ir.backends.tflite.weights import TYPES, Mapped
+from lepton_ir.dtypes import DType
+from lepton_ir.formats.tflite.node import Node
+from lepton_ir.formats.tflite.schema import enums, options
+from lepton_ir.infer import const_tensor
+from lepton_ir.ir import Op, Value
+from lepton_ir.tensors import DenseTensor, Tensor
+from lepton_ir.types import TensorType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lepton_ir.types import Shape
+
+ABSENT = -1
+"""The index of an operand that is left out."""
+
+_SHARED = 1024
+"""Constants up to this many bytes share one buffer when they are equal."""
+
+
+def enum(name: str, member: str) -> int:
+    """Return the number of an enum's member."""
+    return enums()[name].members[member]
+
+
+def type_number(dtype: DType) -> int:
+    """Return the number of an element type in the file."""
+    return enum("TensorType", TYPES[dtype])
+
+
+class Buffers:
+    """The buffers and operator codes of a model; small equal buffers are one."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = [Node("Buffer")]
+        self.codes: dict[tuple[str, int], int] = {}
+        self.mapped = Mapped()
+        self._small: dict[bytes, int] = {}
+        self._large: dict[tuple[int, str], tuple[Any, int]] = {}
+
+    def add(self, data: memoryview | bytes) -> int:
+        """Return the index of a buffer with this content."""
+        view = memoryview(data).cast("B")
+        if not len(view):
+            return self._append(view)
+        if len(view) > _SHARED:
+            return self._append(view)
+        key = bytes(view)
+        if key not in self._small:
+            self._small[key] = self._append(memoryview(key))
+        return self._small[key]
+
+    def of(self, tensor: Tensor, form: str = "") -> int | None:
+        """Return the buffer that holds a constant in some form already."""
+        found = self._large.get((id(tensor), form))
+        return None if found is None else found[1]
+
+    def keep(self, tensor: Tensor, form: str, index: int) -> int:
+        """Note that a buffer holds this constant in this form."""
+        self._large[id(tensor), form] = (tensor, index)
+        return index
+
+    def code(self, builtin: str, version: int) -> int:
+        """Return the index of an operator code."""
+        return self.codes.setdefault((builtin, version), len(self.codes))
+
+    def _append(self, view: memoryview) -> int:
+        self.nodes.append(Node("Buffer", data=view))
+        return len(self.nodes) - 1
+
+
+class TensorInfo:
+    """What an operator's version hangs on, for each tensor."""
+
+    __slots__ = ("dtype", "quantization", "shape")
+
+    def __init__(self, dtype: str, shape: Shape, quantization: Node | None) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.quantization = quantization
+
+
+class Graph:
+    """A subgraph under construction.
+
+    Args:
+        buffers: of the whole model.
+        name: of the subgraph.
+
+    Attributes:
+        index: the tensor of each value that has one; a caller may put values of its own here.
+        reference: what the operators that are added next came from.
+    """
+
+    def __init__(self, buffers: Buffers, name: str = "") -> None:
+        self.buffers = buffers
+        self.name = name
+        self.tensors: list[Node] = []
+        self.info: list[TensorInfo] = []
+        self.operators: list[Node] = []
+        self.references: list[str] = []
+        self.runtimes: list[tuple[str, int]] = []
+        self.index: dict[Value, int] = {}
+        self.fused: dict[Op, tuple[str, Value]] = {}
+        self.parameters: dict[Value, tuple[DType, Node]] = {}
+        self.reference = ""
+        self.wanted: dict[Value, str] = {}
+        self._names: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        self._known: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+        self._narrow: dict[Value, int] = {}
+
+    # -- tensors -----------------------------------------------------------------------------------
+
+    def value(self, value: Value | None) -> int:
+        """Return the tensor of a value, which is made when it is first asked for."""
+        if value is None:
+            return ABSENT
+        found = self.index.get(value)
+        if found is None:
+            payload = const_tensor(value)
+            found = self.make(value) if payload is None else self.constant(payload, value.name)
+            self.index[value] = found
+        return found
+
+    def make(self, value: Value) -> int:
+        """Add the tensor of a value that an operator or a caller gives."""
+        type_ = value.type
+        assert isinstance(type_, TensorType)
+        assert type_.dtype is not None
+        assert type_.shape is not None
+        dtype, quantization = self.parameters.get(value, (type_.dtype, None))
+        name = self.wanted.get(value) or self._unique(value.name or self._made(value))
+        return self._dynamic(dtype, type_.shape, name, quantization)
+
+    def temporary(self, dtype: DType, shape: Shape, name: str = "tensor") -> int:
+        """Add a tensor that no value stands for."""
+        return self._dynamic(dtype, shape, self._unique(name), None)
+
+    def _dynamic(
+        self, dtype: DType, shape: Shape, name: str, quantization: Node | None
+    ) -> int:
+        static = [d if isinstance(d, int) else 1 for d in shape]
+        signature = [d if isinstance(d, int) else -1 for d in shape]
+        return self._tensor(
+            dtype,
+            static,
+            0,
+            name,
+            quantization,
+            shape_signature=signature if signature != static else None,
+        )
+
+    def constant(self, payload: Tensor, name: str | None = None) -> int:
+        """Add a constant, whose bytes stay where they are."""
+        buffer = self.buffers.of(payload)
+        if buffer is None:
+            buffer = self.buffers.keep(
+                payload, "", self.buffers.add(self.buffers.mapped.bytes_of(payload))
+            )
+        name = self._unique(name or "const")
+        return self._tensor(payload.dtype, list(payload.shape), buffer, name, None)
+
+    def array(self, array: np.ndarray[Any, Any], name: str = "const") -> int:
+        """Add a constant of our own; equal ones are one tensor."""
+        dtype = dtypes.from_numpy(array.dtype)
+        data = np.ascontiguousarray(array).tobytes()
+        key = (dtype.name, array.shape, data)
+        if key not in self._known:
+            buffer = self.buffers.add(data)
+            name = self._unique(name)
+            self._known[key] = self._tensor(dtype, list(array.shape), buffer, name, None)
+        return self._known[key]
+
+    def ints(self, numbers: Iterable[int] | int) -> int:
+        """Add a constant of i32: a vector, or a scalar of one number."""
+        return self.array(np.asarray(numbers, np.int32))
+
+    def changed(
+        self, value: Value, form: str, change: Any, name: str | None = None
+    ) -> tuple[int, Tensor]:
+        """Return a constant in another form (``form`` names it), which is made once.
+
+        Args:
+            value: the constant.
+            form: name of the form.
+            change: function of the array to the array that is written.
+            name: of the tensor.
+        """
+        payload = const_tensor(value)
+        assert payload is not None
+        array = change(self.buffers.mapped.array_of(payload))
+        made = DenseTensor(np.ascontiguousarray(array), payload.dtype)
+        buffer = self.buffers.of(payload, form)
+        if buffer is None:
+            data = self.buffers.mapped.bytes_of(made)
+            buffer = self.buffers.keep(payload, form, self.buffers.add(data))
+        name = self._unique(name or value.name or "const")
+        return self._tensor(made.dtype, list(made.shape), buffer, name, None), made
+
+    def narrow(self, value: Value) -> int:
+        """Return a tensor of i32 with the elements of an integer value: sizes, axes and the like.
+
+        A runtime's sizes are of 32 bits themselves, so that what does not fit is an error anyway,
+        but for bounds that mean "to the end", which stay so.
+        """
+        if value.dtype is dtypes.I32:
+            return self.value(value)
+        payload = const_tensor(value)
+        if payload is not None:
+            info = np.iinfo(np.int32)
+            return self.array(np.clip(payload.numpy(), info.min, info.max).astype(np.int32))
+        if value not in self._narrow:
+            assert value.shape is not None
+            made = self.temporary(dtypes.I32, value.shape, f"{value.name or 'sizes'}_i32")
+            self.add(
+                "CAST",
+                [self.value(value)],
+                [made],
+                in_data_type=type_number(value.dtype or dtypes.I64),
+                out_data_type=type_number(dtypes.I32),
+            )
+            self._narrow[value] = made
+        return self._narrow[value]
+
+    def result(self, op: Op, index: int = 0) -> int:
+        """Return the tensor of an operation's result, behind the activation it is fused with."""
+        fused = self.fused.get(op)
+        return self.value(op.results[index] if fused is None or index else fused[1])
+
+    def activation(self, op: Op) -> int:
+        """Return the activation function that an operation is fused with."""
+        fused = self.fused.get(op)
+        return enum("ActivationFunctionType", "NONE" if fused is None else fused[0])
+
+    # -- operators ---------------------------------------------------------------------------------
+
+    def add(
+        self,
+        builtin: str,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        *words: str,
+        **fields: Any,
+    ) -> None:
+        """Add an operator.
+
+        Args:
+            builtin: its name.
+            inputs: tensors.
+            outputs: tensors.
+            words: what its version hangs on besides, see ``Signature.words``.
+            fields: of its table of options.
+        """
+        table = options().get(builtin)
+        chosen = None if table is None else Node(table, **fields)
+        version = version_of(self._signature(builtin, inputs, outputs, chosen, words))
+        second = table is not None and table in enums()["BuiltinOptions2"].members
+        self.operators.append(
+            Node(
+                "Operator",
+                opcode_index=self.buffers.code(builtin, version),
+                inputs=list(inputs),
+                outputs=list(outputs),
+                **{"builtin_options_2" if second else "builtin_options": chosen},
+            )
+        )
+        self.references.append(self.reference)
+        self.runtimes.append((builtin, version))
+
+    def node(self, inputs: Sequence[int], outputs: Sequence[int]) -> Node:
+        """Return the subgraph."""
+        return Node(
+            "SubGraph",
+            tensors=self.tensors,
+            inputs=list(inputs),
+            outputs=list(outputs),
+            operators=self.operators,
+            name=self.name or None,
+        )
+
+    def _signature(
+        self,
+        builtin: str,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        chosen: Node | None,
+        words: Sequence[str],
+    ) -> Signature:
+        known = [None if i == ABSENT else self.info[i] for i in inputs]
+        found = set(words)
+        shapes = [x.shape for x in known[:2] if x is not None]
+        if len(shapes) == 2 and shapes[0] != shapes[1]:
+            found.add("broadcast")
+        if known and known[0] is not None and known[0].quantization is None:
+            found.add("plain")
+        scales = [x.quantization.scale for x in known if x and x.quantization]
+        if any(s is not None and len(s) > 1 for s in scales):
+            found.add("per_channel")
+        return Signature(
+            builtin,
+            tuple("" if x is None else x.dtype for x in known),
+            tuple(self.info[i].dtype for i in outputs),
+            tuple(0 if x is None else len(x.shape) for x in known),
+            frozenset(chosen.values) if chosen is not None else frozenset(),
+            frozenset(found),
+        )
+
+    # -- pieces ------------------------------------------------------------------------------------
+
+    def _tensor(
+        self,
+        dtype: DType,
+        shape: list[int],
+        buffer: int,
+        name: str,
+        quantization: Node | None,
+        **more: Any,
+    ) -> int:
+        self.tensors.append(
+            Node(
+                "Tensor",
+                shape=shape,
+                type=type_number(dtype),
+                buffer=buffer,
+                name=name,
+                quantization=quantization,
+                has_rank=True,
+                **more,
+            )
+        )
+        self.info.append(
+            TensorInfo(dtype.name, tuple(more.get("shape_signature") or shape), quantization)
+        )
+        return len(self.tensors) - 1
+
+    def _made(self, value: Value) -> str:
+        op = value.op
+        return "tensor" if op is None else op.node_name or op.name
+
+    def want(self, names: dict[Value, str]) -> None:
+        """Keep names for the tensors of these values."""
+        self.wanted.update(names)
+        self._names.update(names.values())
+
+    def _unique(self, name: str) -> str:
+        found, number = name, self._numbers.get(name, 0)
+        while found in self._names:
+            number += 1
+            found = f"{name}_{number}"
+        self._numbers[name] = number
+        self._names.add(found)
+        return found

@@ -1,0 +1,417 @@
+"""Rows of the operations that move elements."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_ir import dtypes
+from lepton_ir.backends.tflite.graph import enum, type_number
+from lepton_ir.backends.tflite.row import Row, constant_ints, is_constant, plain
+from lepton_ir.infer import const_array, const_tensor, content_of
+
+if TYPE_CHECKING:
+    from lepton_ir.backends.tflite.graph import Graph
+    from lepton_ir.ir import Op
+
+_INT_MAX, _INT_MIN = np.iinfo(np.int32).max, np.iinfo(np.int32).min
+
+
+def _reshape(g: Graph, op: Op) -> None:
+    x, shape = op.operands
+    assert shape is not None
+    wanted = op.results[0].shape
+    assert wanted is not None
+    if sum(not isinstance(d, int) for d in wanted) <= 1 and 0 not in wanted:
+        sizes = [d if isinstance(d, int) else -1 for d in wanted]
+        g.add("RESHAPE", [g.value(x), g.ints(sizes)], [g.result(op)], new_shape=sizes)
+    elif all(isinstance(d, int) for d in wanted):
+        static = [int(d) for d in wanted]  # type: ignore[arg-type]
+        g.add("RESHAPE", [g.value(x), g.ints(static)], [g.result(op)], new_shape=static)
+    else:
+        g.add("RESHAPE", [g.value(x), g.narrow(shape)], [g.result(op)])
+
+
+def _reshape_fits(op: Op) -> str:
+    wanted = op.results[0].shape
+    assert wanted is not None
+    if sum(not isinstance(d, int) for d in wanted) <= (0 if 0 in wanted else 1):
+        return ""
+    sizes = content_of(op.operands[1])
+    known = None if sizes is None else [d for d in sizes if isinstance(d, int)]
+    if not op.attr("allowzero") and (known is None or 0 in known):
+        return "RESHAPE cannot keep a size of x where the new shape says 0"
+    return ""
+
+
+def _squeeze(g: Graph, op: Op) -> None:
+    x = op.operands[0]
+    axes = constant_ints(op.operands[1]) if len(op.operands) > 1 else None
+    assert x is not None
+    assert x.shape is not None
+    rank = len(x.shape)
+    chosen = [i for i, d in enumerate(x.shape) if d == 1] if axes is None else axes
+    dims = sorted(a % rank for a in chosen)
+    g.add("SQUEEZE", [g.value(x)], [g.result(op)], squeeze_dims=dims)
+
+
+def _squeeze_fits(op: Op) -> str:
+    if len(op.operands) > 1 and op.operands[1] is not None:
+        return "" if constant_ints(op.operands[1]) else "the axes are not constants"
+    x = op.operands[0]
+    assert x is not None
+    assert x.shape is not None
+    if not all(isinstance(d, int) for d in x.shape):
+        return "which axes go is not known"
+    return "" if 1 in x.shape else "no axis goes"
+
+
+def _unsqueeze(g: Graph, op: Op) -> None:
+    axes = constant_ints(op.operands[1])
+    assert axes is not None
+    g.add("EXPAND_DIMS", [g.value(op.operands[0]), g.ints(axes[0])], [g.result(op)])
+
+
+def _unsqueeze_fits(op: Op) -> str:
+    axes = constant_ints(op.operands[1])
+    if axes is None:
+        return "the axes are not constants"
+    return "" if len(axes) == 1 else "EXPAND_DIMS adds one axis"
+
+
+def _transpose(g: Graph, op: Op) -> None:
+    x = op.operands[0]
+    assert x is not None
+    rank = x.rank or 0
+    perm = op.attr("perm") or tuple(reversed(range(rank)))
+    g.add("TRANSPOSE", [g.value(x), g.ints(perm)], [g.result(op)])
+
+
+def _concat(g: Graph, op: Op) -> None:
+    axis = op.attr("axis") % max(op.results[0].rank or 1, 1)
+    g.add("CONCATENATION", [g.value(v) for v in op.operands], [g.result(op)], axis=axis)
+
+
+def _split(g: Graph, op: Op) -> None:
+    x = op.operands[0]
+    assert x is not None
+    axis = op.attr("axis") % max(x.rank or 1, 1)
+    sizes = [(r.shape or ())[axis] for r in op.results]
+    outputs = [g.result(op, i) for i in range(len(op.results))]
+    inputs = [g.value(x), g.ints([int(s) for s in sizes]), g.ints(axis)]  # type: ignore[arg-type]
+    g.add("SPLIT_V", inputs, outputs, num_splits=len(outputs))
+
+
+def _split_fits(op: Op) -> str:
+    x = op.operands[0]
+    assert x is not None
+    axis = op.attr("axis") % max(x.rank or 1, 1)
+    static = all(isinstance((r.shape or ())[axis], int) for r in op.results)
+    return "" if static else "the sizes of the parts are not known"
+
+
+def _slice_plan(op: Op) -> tuple[list[int], list[int], list[int], int] | None:
+    """Return begins, ends and steps by axis, and the mask of ends that lie behind the border."""
+    x = op.operands[0]
+    assert x is not None
+    rank = x.rank or 0
+    given = [constant_ints(v) for v in op.operands[1:]]
+    if any(g is None for g in given[:2]) or any(
+        v is not None and g is None for v, g in zip(op.operands[1:], given, strict=True)
+    ):
+        return None
+    starts, ends = given[0] or [], given[1] or []
+    axes = (given[2] if len(given) > 2 else None) or list(range(len(starts)))
+    steps = (given[3] if len(given) > 3 else None) or [1] * len(starts)
+    begin, end, stride, mask = [0] * rank, [0] * rank, [1] * rank, (1 << rank) - 1
+    shape = x.shape or ()
+    for start, stop, axis, step in zip(starts, ends, axes, steps, strict=True):
+        axis %= rank
+        size = shape[axis]
+        begin[axis] = max(min(start, _INT_MAX), _INT_MIN)
+        end[axis] = max(min(stop, _INT_MAX), _INT_MIN)
+        stride[axis] = max(min(step, _INT_MAX), _INT_MIN)
+        mask &= ~(1 << axis)
+        if isinstance(size, int):
+            low, high, step = slice(start, stop, step).indices(size)
+            begin[axis], end[axis] = low, high
+            if step < 0 and high < 0:
+                end[axis], mask = 0, mask | 1 << axis
+        elif step < 0 and (stop <= _INT_MIN):
+            mask |= 1 << axis
+    return begin, end, stride, mask
+
+
+def _slice(g: Graph, op: Op) -> None:
+    plan = _slice_plan(op)
+    assert plan is not None
+    begin, end, stride, mask = plan
+    inputs = [g.value(op.operands[0]), g.ints(begin), g.ints(end), g.ints(stride)]
+    g.add("STRIDED_SLICE", inputs, [g.result(op)], end_mask=mask)
+
+
+def _slice_fits(op: Op) -> str:
+    return "" if _slice_plan(op) is not None else "the bounds are not constants"
+
+
+def _pad(g: Graph, op: Op) -> None:
+    x = op.operands[0]
+    assert x is not None
+    pads = constant_ints(op.operands[1])
+    assert pads is not None
+    rank = x.rank or 0
+    pairs = g.array(np.asarray(pads, np.int32).reshape(2, rank).T.copy())
+    if op.attr("mode") == "reflect":
+        mode = enum("MirrorPadMode", "REFLECT")
+        g.add("MIRROR_PAD", [g.value(x), pairs], [g.result(op)], mode=mode)
+        return
+    value = op.operands[2] if len(op.operands) > 2 else None
+    known = None if value is None else const_array(value)
+    if value is None or (known is not None and not known.any()):
+        g.add("PAD", [g.value(x), pairs], [g.result(op)])
+    else:
+        g.add("PADV2", [g.value(x), pairs, g.value(value)], [g.result(op)])
+
+
+def _pad_kind(op: Op) -> str:
+    return "MIRROR_PAD" if op.attr("mode") == "reflect" else "PADV2"
+
+
+def _pad_fits(op: Op) -> str:
+    if op.attr("mode") not in ("constant", "reflect"):
+        return f"no operator pads in mode {op.attr('mode')}"
+    if len(op.operands) > 3 and op.operands[3] is not None:
+        return "the axes are an operand"
+    pads = constant_ints(op.operands[1])
+    if pads is None:
+        return "the pads are not constants"
+    if min(pads, default=0) < 0:
+        return "a pad is negative"
+    x = op.operands[0]
+    assert x is not None
+    if op.attr("mode") == "reflect":
+        sizes = [*(x.shape or ())] * 2
+        if not all(
+            not p or (isinstance(d, int) and p < d) for p, d in zip(pads, sizes, strict=True)
+        ):
+            return "a pad is larger than what it reflects"
+    return ""
+
+
+def _tile(g: Graph, op: Op) -> None:
+    x, repeats = op.operands
+    assert repeats is not None
+    g.add("TILE", [g.value(x), g.narrow(repeats)], [g.result(op)])
+
+
+def _expand(g: Graph, op: Op) -> None:
+    shape = op.results[0].shape
+    assert shape is not None
+    assert op.operands[1] is not None
+    static = [d for d in shape if isinstance(d, int)]
+    sizes = g.ints(static) if len(static) == len(shape) else g.narrow(op.operands[1])
+    g.add("BROADCAST_TO", [g.value(op.operands[0]), sizes], [g.result(op)])
+
+
+def _expand_fits(op: Op) -> str:
+    """A size of 1 in the shape keeps that of x, which BROADCAST_TO refuses."""
+    shape = op.results[0].shape
+    assert shape is not None
+    if all(isinstance(d, int) for d in shape):
+        return ""
+    wanted = content_of(op.operands[1])
+    if wanted is not None and len(wanted) == len(shape) and wanted == shape:
+        return ""
+    return "the shape may keep sizes of x"
+
+
+def _constant_of_shape(g: Graph, op: Op) -> None:
+    payload = op.attr("value")
+    dtype = op.results[0].dtype
+    assert dtype is not None
+    number = np.zeros((), dtype.numpy) if payload is None else payload.numpy().reshape(())
+    assert op.operands[0] is not None
+    g.add("FILL", [g.narrow(op.operands[0]), g.array(number)], [g.result(op)])
+
+
+def _constant_of_shape_fits(op: Op) -> str:
+    dtype = op.results[0].dtype
+    assert dtype is not None
+    known = ("f32", "f16", "i32", "i64", "i8", "i16", "bool")
+    return "" if dtype.name in known else f"LiteRT's FILL does not give {dtype}"
+
+
+def _shape(g: Graph, op: Op) -> None:
+    g.add(
+        "SHAPE",
+        [g.value(op.operands[0])],
+        [g.result(op)],
+        out_type=type_number(op.results[0].dtype or dtypes.I64),
+    )
+
+
+def _shape_fits(op: Op) -> str:
+    whole = op.attr("start") == 0 and op.attr("end") is None
+    return "" if whole else "SHAPE gives all sizes"
+
+
+def _gather(g: Graph, op: Op) -> None:
+    x, indices = op.operands
+    assert x is not None
+    axis = op.attr("axis") % max(x.rank or 1, 1)
+    g.add("GATHER", [g.value(x), g.value(indices)], [g.result(op)], axis=axis)
+
+
+def within(op: Op, x_index: int, indices_index: int, axis: int) -> str:
+    """Return why indices may be negative, which runtimes refuse; ``""`` when they cannot be."""
+    indices = const_array(op.operands[indices_index], 1 << 28)
+    if indices is None:
+        return "indices may be negative"
+    return "indices are negative" if indices.size and indices.min() < 0 else ""
+
+
+def _gather_fits(op: Op) -> str:
+    return within(op, 0, 1, op.attr("axis"))
+
+
+def _range(g: Graph, op: Op) -> None:
+    g.add("RANGE", [g.value(v) for v in op.operands], [g.result(op)])
+
+
+def _top_k(g: Graph, op: Op) -> None:
+    x, k = op.operands
+    assert k is not None
+    count = constant_ints(k)
+    number = g.ints(count[0]) if count else g.narrow(k)
+    indices = op.results[1]
+    assert indices.shape is not None
+    small = g.temporary(dtypes.I32, indices.shape, f"{indices.name or 'indices'}_i32")
+    g.add("TOPK_V2", [g.value(x), number], [g.result(op), small])
+    if indices.first_use is not None:
+        kinds = {"in_data_type": type_number(dtypes.I32), "out_data_type": type_number(dtypes.I64)}
+        g.add("CAST", [small], [g.result(op, 1)], **kinds)
+
+
+def _top_k_fits(op: Op) -> str:
+    x, k = op.operands
+    assert x is not None
+    assert k is not None
+    if op.attr("axis") % max(x.rank or 1, 1) != (x.rank or 1) - 1:
+        return "TOPK_V2 works along the last axis"
+    if not op.attr("largest"):
+        return "TOPK_V2 gives the largest elements"
+    if constant_ints(k) is None:
+        return "k is a vector, not a constant"
+    return ""
+
+
+def _arg_fits(op: Op) -> str:
+    if op.attr("keepdims"):
+        return "the operator does not keep the axis"
+    return "the operator takes the first of equals" if op.attr("select_last_index") else ""
+
+
+def _arg(g: Graph, op: Op) -> None:
+    builtin = op.name.upper()
+    x = op.operands[0]
+    assert x is not None
+    axis = op.attr("axis") % max(x.rank or 1, 1)
+    kind = {"output_type": type_number(dtypes.I64)}
+    g.add(builtin, [g.value(x), g.ints(axis)], [g.result(op)], **kind)
+
+
+def _cum_sum(g: Graph, op: Op) -> None:
+    axis = constant_ints(op.operands[1])
+    assert axis is not None
+    flags = {"exclusive": op.attr("exclusive"), "reverse": op.attr("reverse")}
+    g.add("CUMSUM", [g.value(op.operands[0]), g.ints(axis[0])], [g.result(op)], **flags)
+
+
+def _cum_sum_fits(op: Op) -> str:
+    return "" if is_constant(op.operands[1]) else "the axis is not a constant"
+
+
+def _reverse_sequence(g: Graph, op: Op) -> None:
+    axes = {"seq_dim": op.attr("time_axis"), "batch_dim": op.attr("batch_axis")}
+    g.add("REVERSE_SEQUENCE", [g.value(v) for v in op.operands], [g.result(op)], **axes)
+
+
+def _gather_nd(g: Graph, op: Op) -> None:
+    g.add("GATHER_ND", [g.value(v) for v in op.operands], [g.result(op)])
+
+
+def _gather_nd_fits(op: Op) -> str:
+    if op.attr("batch_dims"):
+        return "GATHER_ND has no batch axes"
+    return within(op, 0, 1, 0)
+
+
+def _scatter_nd(g: Graph, op: Op) -> None:
+    x, indices, updates = op.operands
+    assert x is not None
+    assert indices is not None
+    shape = g.ints([int(d) for d in x.shape or ()])  # type: ignore[arg-type]
+    g.add("SCATTER_ND", [g.narrow(indices), g.value(updates), shape], [g.result(op)])
+
+
+def _scatter_nd_fits(op: Op) -> str:
+    x = op.operands[0]
+    payload = const_tensor(x)
+    if op.attr("reduction") != "add" or payload is None:
+        return "SCATTER_ND adds to zeros"
+    splat = payload.splat_value()
+    zeros = splat == 0 if splat is not None else not payload.numpy().any()
+    return within(op, 0, 1, 0) if zeros else "SCATTER_ND adds to zeros"
+
+
+def _one_hot(g: Graph, op: Op) -> None:
+    indices, depth, values = op.operands
+    assert indices is not None
+    payload = const_array(values)
+    count = constant_ints(depth)
+    assert payload is not None
+    assert count is not None
+    off, on = payload.reshape(-1)
+    axis = op.attr("axis")
+    inputs = [
+        g.value(indices),
+        g.ints(count[0]),
+        g.array(np.asarray(on)),
+        g.array(np.asarray(off)),
+    ]
+    rank = op.results[0].rank or 1
+    g.add("ONE_HOT", inputs, [g.result(op)], axis=-1 if axis % rank == rank - 1 else axis % rank)
+
+
+def _one_hot_fits(op: Op) -> str:
+    indices, depth, values = op.operands
+    if const_array(values) is None or constant_ints(depth) is None:
+        return "depth and values are not constants"
+    return within(op, 0, 0, 0)
+
+
+ROWS = {
+    "reshape": Row("RESHAPE", _reshape, _reshape_fits),
+    "squeeze": Row("SQUEEZE", _squeeze, _squeeze_fits),
+    "unsqueeze": Row("EXPAND_DIMS", _unsqueeze, _unsqueeze_fits),
+    "transpose": Row("TRANSPOSE", _transpose),
+    "concat": Row("CONCATENATION", _concat),
+    "split": Row("SPLIT_V", _split, _split_fits),
+    "slice": Row("STRIDED_SLICE", _slice, _slice_fits),
+    "pad": Row(_pad_kind, _pad, _pad_fits),
+    "tile": Row("TILE", _tile),
+    "expand": Row("BROADCAST_TO", _expand, _expand_fits),
+    "constant_of_shape": Row("FILL", _constant_of_shape, _constant_of_shape_fits, judged=0),
+    "range": Row("RANGE", _range),
+    "shape": Row("SHAPE", _shape, _shape_fits),
+    "gather": Row("GATHER", _gather, _gather_fits),
+    "gather_nd": Row("GATHER_ND", _gather_nd, _gather_nd_fits),
+    "scatter_nd": Row("SCATTER_ND", _scatter_nd, _scatter_nd_fits),
+    "one_hot": Row("ONE_HOT", _one_hot, _one_hot_fits, judged=2),
+    "top_k": Row("TOPK_V2", _top_k, _top_k_fits),
+    "arg_max": Row("ARG_MAX", _arg, _arg_fits),
+    "arg_min": Row("ARG_MIN", _arg, _arg_fits),
+    "cum_sum": Row("CUMSUM", _cum_sum, _cum_sum_fits),
+    "reverse_sequence": Row("REVERSE_SEQUENCE", _reverse_sequence),
+}
