@@ -11,6 +11,8 @@ TABLE: dict[str, str] = {
     "ort": "lepton_ir.backends.onnx.target:ORT",
     "numba": "lepton_ir.backends.numba.target:NUMBA",
     "lepton": "lepton_ir.backends.numba.target:NUMBA",
+    "tflite": "lepton_ir.backends.tflite.target:TFLITE",
     "plan": "lepton_ir.backends.numba.outline:PLAN",
+    "runner-litert": "lepton_ir.backends.tflite.runner:LiteRtRunner",
     "runner-onnxruntime": "lepton_ir.backends.onnx.runner:OrtRunner",
 }

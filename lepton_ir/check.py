@@ -17,6 +17,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from lepton_ir.check_worker import is_tflite
 from lepton_ir.diagnostics import LeptonError
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class CheckFailedError(LeptonError):
 def best_runner() -> str:
     """Return ``onnxruntime`` when it is installed, else ``reference``."""
     return "onnxruntime" if importlib.util.find_spec("onnxruntime") else "reference"
+
+
+def has_litert() -> bool:
+    """Return whether LiteRT, which runs TFLite files, is installed."""
+    return importlib.util.find_spec("ai_edge_litert") is not None
 
 
 def time_limit(size: int, nodes: int) -> float:
@@ -268,7 +274,8 @@ class Checker:
         except EOFError as error:
             if not self._crashed():
                 return _inconclusive(f"the runner died: {error}")
-            reason = f"the result ends {self.runner}, where the source runs: {error}"
+            runner = "LiteRT" if is_tflite(request["compare"]) else self.runner
+            reason = f"the result ends {runner}, where the source runs: {error}"
             return {**_inconclusive(reason), "status": "mismatch"}
         finally:
             self._opened = opened

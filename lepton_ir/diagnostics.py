@@ -123,18 +123,18 @@ class LeptonError(Exception):
     def __str__(self) -> str:
         return self.render()
 
-    def render(self) -> str:
+    def render(self, most: int = MAX_NOTES) -> str:
         """Return the text for a terminal: ``error[code]: where: message`` and one line a note.
 
-        Whatever a hostile file put into the parts, no line is long and none has control
-        characters.
+        At most ``most`` notes are shown. Whatever a hostile file put into the parts, no line is
+        long and none has control characters.
         """
         head = f"error[{shorten(self.code, 40)}]: " if self.code else "error: "
         place = f"{shorten(self.where, MAX_WHERE)}: " if self.where else ""
         lines = [f"{head}{place}{shorten(self.message, MAX_MESSAGE)}"]
         notes = [line for note in self.notes for line in note.splitlines()]
-        if len(notes) > MAX_NOTES:
-            notes = [*notes[: MAX_NOTES - 1], f"... and {len(notes) - MAX_NOTES + 1} more lines"]
+        if len(notes) > most:
+            notes = [*notes[: most - 1], f"... and {len(notes) - most + 1} more lines"]
         lines += [f"  note: {shorten(line, MAX_MESSAGE)}" for line in notes]
         if self.hint:
             lines.append(f"  help: {shorten(self.hint, MAX_MESSAGE)}")

@@ -27,4 +27,5 @@ TABLE: dict[str, str] = {
     "O1": "lepton_ir.passes.pipelines:O1",
     "O2": "lepton_ir.passes.pipelines:O2",
     "O3": "lepton_ir.passes.pipelines:O3",
+    "tflite": "lepton_ir.passes.pipelines:TFLITE",
 }

@@ -11,6 +11,9 @@ O2 = (
 )
 """The default: everything that keeps results within rounding."""
 
+TFLITE = "legalize,fold,canonicalize,cse,dce"
+"""What goes behind O2 for a TFLite file: only operations that TFLite has are left."""
+
 O3 = (
     "shapes,fold,cse,canonicalize,cse,fuse,layout,fold,canonicalize,cse,"
     "fuse_attention,merge_parallel,fuse_ort,dce,strip{doc=false metadata=false}"

@@ -68,10 +68,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--passes", default="O2", metavar="PIPELINE", help="what to do (O2)")
     p.add_argument(
         "--emit",
-        choices=("onnx", "lir", "numba", "plan", "none"),
+        choices=("onnx", "tflite", "lir", "numba", "plan", "none"),
         help="output format (by the name of OUT)",
     )
-    p.add_argument("--target", default="onnx", help="what will run the result: onnx, ort (onnx)")
+    p.add_argument("--target", default="onnx", help="what will run it: onnx, ort, tflite (onnx)")
     p.add_argument("--opset", type=int, metavar="N", help="ONNX opset of the result (the source's)")
     p.add_argument("--dim", action="append", default=[], metavar="NAME=SIZE", help="fix a dim")
     p.add_argument("--inline", action="store_true", help="inline the model's local functions")
@@ -167,8 +167,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const="text",
         choices=("text", "json", "none"),
-        default="text",
-        help="the result table, or JSON on standard output",
+        help="the result table, or JSON on standard output; spelled out, an error names all nodes",
     )
     g.add_argument(
         "--json", dest="report", action="store_const", const="json", help="same as --report=json"
@@ -196,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-_EMITS = {".lir": "lir", ".lepton": "numba", ".plan": "plan"}
+_EMITS = {".lir": "lir", ".tflite": "tflite", ".lepton": "numba", ".plan": "plan"}
 """Output formats by the suffix of the output."""
 
 
@@ -206,12 +205,14 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
     remarks = None
     if args.remarks is not None:
         remarks = frozenset(filter(None, args.remarks.split(",")))
+    emit = args.emit or _EMITS.get(os.path.splitext(str(args.output))[1], "onnx")
+    target = "tflite" if emit == "tflite" and args.target == "onnx" else args.target
     return Options(
         model=args.model or "",
         passes=args.passes,
         output=args.output,
-        emit=args.emit or _EMITS.get(os.path.splitext(str(args.output))[1], "onnx"),
-        target=args.target,
+        emit=emit,
+        target=target,
         opset=args.opset,
         dims=tuple(args.dim),
         calib=tuple(args.calib),
@@ -288,21 +289,25 @@ def _print(args: argparse.Namespace, outcome: Outcome) -> None:
             sys.stdout.write(report.render_missed(outcome) + "\n")
         for remark in dict.fromkeys(map(str, outcome.remarks)):
             print(remark)
-    if args.report == "text":
+    if args.report in (None, "text"):
         print(report.render(outcome, timing=args.timing, stats=args.stats))
 
 
-def _say(error: BaseException, as_json: bool) -> None:
+_ALL_NOTES = 10_000
+
+
+def _say(error: BaseException, report: str | None) -> None:
     from lepton_ir.diagnostics import LeptonError, shorten
 
     if isinstance(error, LeptonError):
-        text, data = error.render(), error.as_json()
+        text = error.render(_ALL_NOTES) if report == "text" else error.render()
+        data = error.as_json()
     else:
         # A bug in Lepton: still one clear line, with what a report needs.
         what = shorten(f"{type(error).__name__}: {error}", 300)
         text = f"error[internal]: {what}\n  help: please report this with the command and the model"
         data = {"severity": "error", "code": "internal", "message": what}
-    if as_json:
+    if report == "json":
         import json
 
         print(json.dumps({"error": data}))
@@ -382,7 +387,7 @@ def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace)
     except Exception as error:
         if os.environ.get("LEPTON_TRACEBACK"):
             raise
-        _say(error, getattr(args, "report", "text") == "json")
+        _say(error, getattr(args, "report", None))
         return 1
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_ir import api, check, plugins
 from lepton_ir.clone import clone_module
 from lepton_ir.context import PassContext
-from lepton_ir.diagnostics import LeptonError, UnsupportedError, shorten
+from lepton_ir.diagnostics import LeptonError, Remark, UnsupportedError, shorten
 from lepton_ir.instruments import CheckEach, PrintAfterChange, VerifyEach
 from lepton_ir.pipeline import Instrument, PassManager, PassRecord, Pipeline, Step, count_ops
 from lepton_ir.target import Target
@@ -65,6 +65,10 @@ def optimize(options: Options) -> Outcome:
         attribute.require(options.attribute)
     pipeline = plan(options)
     target = find_target(options.target)
+    if options.emit == "tflite" and target.name != "tflite":
+        raise LeptonError(
+            f"a TFLite file is not for {target.name}", code="target", where="--target"
+        )
     path = output_path(options)
     with contextlib.ExitStack() as stack:
         checker = None
@@ -143,6 +147,8 @@ def plan(options: Options) -> Pipeline:
     if options.dims:
         shapes: Any = find_pass("shapes")
         steps[:0] = [Step(shapes(dim=options.dims), implied=True)]
+    if options.emit == "tflite":
+        steps += Pipeline.parse("tflite").steps
     pipeline = Pipeline(tuple(steps)).with_implied()
     if options.opset is not None or options.target != "onnx":
         pipeline = Pipeline((*pipeline.steps, legalize))
@@ -321,6 +327,13 @@ class Run:
         ctx = PassContext(target=self.written)
         PassManager(ctx).run(Pipeline.parse("legalize"), module)
 
+    def save_scratch(self, module: Module, path: str) -> None:
+        """Write what is compared and moved into place, at the end of the pipeline."""
+        if self.options.emit == "tflite":
+            api.save(module, path, format="tflite")
+        else:
+            self.save_onnx(module, path)
+
     def save_onnx(self, module: Module, path: str) -> None:
         """Write ONNX; ``module`` keeps operations that the target lacks, the file does not."""
         if self.lacks(module):
@@ -401,10 +414,9 @@ class Run:
             scratch = os.path.join(folder, name if direct else "result.onnx")
             runnable = self.checker is not None and not self.checker.gave_up
             if direct or (self.checked and runnable) or self.guard is not None:
-                self.save_onnx(module, scratch)
+                self.save_scratch(module, scratch)
             if self.checked:
-                assert self.checker is not None
-                verdict = self.checker.compare(scratch, lossy=bool(self.rest), facts=self.facts)
+                verdict = self._judge(module, scratch, outcome)
                 if self.rest:
                     outcome.lossy = verdict
                     _require_runnable(verdict)
@@ -426,6 +438,15 @@ class Run:
                 outcome.size = (outcome.size[0], move_into_place(folder, self.path, self.sources))
                 outcome.output = self.path
         return True
+
+    def _judge(self, module: Module, scratch: str, outcome: Outcome) -> dict[str, Any]:
+        """Compare what was written, or, where nothing runs it here, the module behind it."""
+        assert self.checker is not None
+        if self.options.emit == "tflite" and not check.has_litert():
+            text = "LiteRT is not installed: the graph was checked before it was written"
+            outcome.remarks.append(Remark("note", "check", shorten(self.options.model), text))
+            return self.compare(module, lossy=bool(self.rest))
+        return self.checker.compare(scratch, lossy=bool(self.rest), facts=self.facts)
 
     def mismatch(self, verdict: dict[str, Any], ctx: PassContext) -> bool:
         """Return whether to run again without a wrong rewrite; raises when not allowed to."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Module
     from lepton_ir.tools.options import Options
 
-EMITTED_SUFFIX = {"onnx": ".onnx", "lir": ".lir"}
+EMITTED_SUFFIX = {"onnx": ".onnx", "tflite": ".tflite", "lir": ".lir"}
 
 
 def default_output(model: str, emit: str) -> str:

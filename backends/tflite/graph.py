@@ -148,9 +148,7 @@ class Graph:
         """Add a tensor that no value stands for."""
         return self._dynamic(dtype, shape, self._unique(name), None)
 
-    def _dynamic(
-        self, dtype: DType, shape: Shape, name: str, quantization: Node | None
-    ) -> int:
+    def _dynamic(self, dtype: DType, shape: Shape, name: str, quantization: Node | None) -> int:
         static = [d if isinstance(d, int) else 1 for d in shape]
         signature = [d if isinstance(d, int) else -1 for d in shape]
         return self._tensor(

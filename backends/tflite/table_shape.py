@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.backends.tflite.graph import enum, type_number
-from lepton_ir.backends.tflite.row import Row, constant_ints, is_constant, plain
+from lepton_ir.backends.tflite.row import Row, constant_ints, is_constant
 from lepton_ir.infer import const_array, const_tensor, content_of
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _split(g: Graph, op: Op) -> None:
     axis = op.attr("axis") % max(x.rank or 1, 1)
     sizes = [(r.shape or ())[axis] for r in op.results]
     outputs = [g.result(op, i) for i in range(len(op.results))]
-    inputs = [g.value(x), g.ints([int(s) for s in sizes]), g.ints(axis)]  # type: ignore[arg-type]
+    inputs = [g.value(x), g.ints([int(s) for s in sizes]), g.ints(axis)]
     g.add("SPLIT_V", inputs, outputs, num_splits=len(outputs))
 
 
@@ -385,7 +385,7 @@ def _one_hot(g: Graph, op: Op) -> None:
 
 
 def _one_hot_fits(op: Op) -> str:
-    indices, depth, values = op.operands
+    _indices, depth, values = op.operands
     if const_array(values) is None or constant_ints(depth) is None:
         return "depth and values are not constants"
     return within(op, 0, 0, 0)

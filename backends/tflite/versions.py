@@ -272,9 +272,7 @@ class Signature:
         if name == "inputs":
             return sum(map(bool, self.inputs)) == int(value)
         if equals:
-            types, index = (
-                (self.outputs, name[1:]) if name.startswith("o") else (self.inputs, name)
-            )
+            types, index = (self.outputs, name[1:]) if name.startswith("o") else (self.inputs, name)
             return int(index) < len(types) and types[int(index)] in value.split("|")
         if condition.startswith("ranks>"):
             return max(self.ranks, default=0) > int(condition[6:])

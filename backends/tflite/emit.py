@@ -1,0 +1,201 @@
+"""A module as the tables of a TFLite file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from lepton_ir.backends.tflite.fusions import fused_activations
+from lepton_ir.backends.tflite.graph import Buffers, Graph, enum, type_number
+from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
+from lepton_ir.backends.tflite.versions import newest, runtime_of
+from lepton_ir.backends.tflite.weights import TYPES
+from lepton_ir.diagnostics import UnsupportedError
+from lepton_ir.formats.tflite.node import Node
+from lepton_ir.formats.tflite.validate import VERSION
+from lepton_ir.infer import describe
+from lepton_ir.provenance import RULES_KEY, SOURCES_KEY, TABLE_KEY, Provenance, names_in
+from lepton_ir.types import TensorType
+
+if TYPE_CHECKING:
+    from lepton_ir.ir import Block, Module, Op, Value
+
+SIGNATURE = "serving_default"
+"""Name of the signature, where the source has none."""
+
+OPERATORS_KEY = "lepton.operators"
+"""Metadata: for each subgraph a line of the numbers that its operators have in the provenance."""
+
+RUNTIME_KEY = "min_runtime_version"
+
+_RUNTIME_BYTES = 16
+
+
+class Emitter:
+    """Builds the tables of one module.
+
+    Args:
+        module: what to write; every operation in it is legal.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self.buffers = Buffers()
+        self.graphs: list[Node] = []
+        self._provenance = Provenance()
+        self._references: list[list[str]] = []
+        self._runtimes: list[str] = []
+
+    def model(self) -> Node:
+        """Return the ``Model`` table.
+
+        Raises:
+            UnsupportedError: an operation cannot be written; names it and says why.
+        """
+        main = self.module.main
+        graph, inputs, outputs = self._main()
+        self.graphs.append(graph.node(inputs, outputs))
+        self._finish(graph)
+        names = [v.name or f"input_{i}" for i, v in enumerate(main.inputs)]
+        signature = Node(
+            "SignatureDef",
+            inputs=_maps(names, inputs),
+            outputs=_maps(main.output_names, outputs),
+            signature_key=SIGNATURE,
+            subgraph_index=0,
+        )
+        metadata = self._metadata()
+        codes = [_code(builtin, version) for builtin, version in self.buffers.codes]
+        return Node(
+            "Model",
+            version=VERSION,
+            operator_codes=codes,
+            subgraphs=self.graphs,
+            description=str(self.module.meta.get("producer_name") or "lepton"),
+            buffers=self.buffers.nodes,
+            metadata=metadata,
+            signature_defs=[signature],
+        )
+
+    # -- the main graph ----------------------------------------------------------------------------
+
+    def _main(self) -> tuple[Graph, list[int], list[int]]:
+        main = self.module.main
+        graph = Graph(self.buffers, str(main.meta.get("name") or self.module.name or "main"))
+        graph.fused = fused_activations(main)
+        results = [v for v in main.outputs if v is not None]
+        names = dict(zip(results, main.output_names, strict=True))
+        known = set(main.inputs)
+        graph.want({v: n for v, n in names.items() if _is_made(v, known)})
+        for value in main.inputs:
+            self._check_type(value)
+        inputs = [graph.value(v) for v in main.inputs]
+        self.operators(main.block, graph)
+        outputs: list[int] = []
+        for value, name in zip(results, main.output_names, strict=True):
+            index = graph.value(value)
+            if index in outputs or not _is_made(value, known):
+                index = self._copy(graph, value, index, name)
+            outputs.append(index)
+        return graph, inputs, outputs
+
+    def operators(self, block: Block, graph: Graph) -> None:
+        """Write the operations of a block.
+
+        Raises:
+            UnsupportedError: one of them cannot be written; names it and says why.
+        """
+        skipped = {value.op for _, value in graph.fused.values()}
+        for op in block.ops:
+            if op.name == "identity":
+                assert op.operands[0] is not None
+                graph.index[op.results[0]] = graph.value(op.operands[0])
+            if op.name in STRUCTURE or op in skipped:
+                continue
+            reason = reason_against(op)
+            if reason:
+                raise UnsupportedError(
+                    f"tflite cannot write it: {reason}", code="tflite-export", where=describe(op)
+                )
+            graph.reference = self._reference(op)
+            rows()[op.name].write(graph, op)
+
+    def _check_type(self, value: Value) -> None:
+        type_ = value.type
+        if isinstance(type_, TensorType) and type_.shape is not None and type_.dtype in TYPES:
+            return
+        raise UnsupportedError(
+            f"an input of type {type_} cannot be in a TFLite file",
+            code="tflite-export",
+            where=f'input "{value.name}"',
+        )
+
+    def _copy(self, graph: Graph, value: Value, index: int, name: str) -> int:
+        """Return a copy of a tensor that is an output twice, or no result of an operator."""
+        dtype, shape = value.dtype, value.shape
+        assert dtype is not None
+        assert shape is not None
+        copy = graph.temporary(dtype, shape, name)
+        graph.reference = ""
+        if all(isinstance(d, int) for d in shape):
+            sizes = [int(d) for d in shape]  # type: ignore[arg-type]
+            graph.add("RESHAPE", [index, graph.ints(sizes)], [copy], new_shape=sizes)
+        else:
+            kind = type_number(dtype)
+            graph.add("CAST", [index], [copy], in_data_type=kind, out_data_type=kind)
+        return copy
+
+    # -- what goes beside --------------------------------------------------------------------------
+
+    def _finish(self, graph: Graph) -> None:
+        self._references.append(graph.references)
+        self._runtimes += [runtime_of(*code) for code in graph.runtimes]
+
+    def _reference(self, op: Op) -> str:
+        sources, rules = op.loc.flatten()
+        if op.loc.is_source:
+            metadata = dict((op.meta or {}).get("metadata", {}))
+            earlier = names_in(metadata, SOURCES_KEY)
+            if earlier:
+                sources, rules = earlier, names_in(metadata, RULES_KEY)
+            elif op.node_name:
+                sources = (op.node_name,)
+        return self._provenance.refer(sources, rules) if sources or rules else ""
+
+    def _metadata(self) -> list[Node]:
+        entries = {RUNTIME_KEY: newest(self._runtimes).encode().ljust(_RUNTIME_BYTES, b"\0")}
+        if len(self._provenance):
+            lines = [" ".join(r or "-" for r in graph) for graph in self._references]
+            entries[TABLE_KEY] = self._provenance.text().encode()
+            entries[OPERATORS_KEY] = "\n".join(lines).encode()
+        given: dict[str, Any] = self.module.meta.get("metadata", {})
+        rest = {k: v for k, v in given.items() if k not in entries}
+        if rest:
+            entries["lepton.metadata"] = json.dumps(rest, ensure_ascii=False).encode()
+        return [
+            Node("Metadata", name=name, buffer=self.buffers.add(data))
+            for name, data in entries.items()
+        ]
+
+
+def _is_made(value: Value, inputs: set[Value]) -> bool:
+    """Return whether an operator gives the value, so that its tensor can have any name."""
+    while value.op is not None and value.op.name == "identity":
+        operand = value.op.operands[0]
+        assert operand is not None
+        value = operand
+    return value not in inputs and value.op is not None and value.op.name != "const"
+
+
+def _maps(names: list[str], tensors: list[int]) -> list[Node]:
+    return [Node("TensorMap", name=n, tensor_index=t) for n, t in zip(names, tensors, strict=True)]
+
+
+def _code(builtin: str, version: int) -> Node:
+    number = enum("BuiltinOperator", builtin)
+    return Node(
+        "OperatorCode",
+        deprecated_builtin_code=min(number, 127),
+        version=version,
+        builtin_code=number,
+    )

@@ -1,0 +1,63 @@
+"""What the writer makes one operator of: a producer and the activation behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lepton_ir import dtypes
+from lepton_ir.backends.tflite.table import reason_against
+from lepton_ir.backends.tflite.table_elementwise import CLIPS, clip_bounds
+
+if TYPE_CHECKING:
+    from lepton_ir.ir import Function, Op, Value
+
+PRODUCERS = frozenset(
+    (
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "conv_nhwc",
+        "conv_transpose_nhwc",
+        "max_pool_nhwc",
+        "average_pool_nhwc",
+        "l2_pool_nhwc",
+        "matmul",
+        "gemm",
+    )
+)
+"""Operations whose operators have a fused activation function."""
+
+FUSED = frozenset(("RELU", "RELU6", "RELU_N1_TO_1"))
+"""The functions that all of their kernels have."""
+
+
+def activation_of(op: Op) -> str:
+    """Return the activation function that an operation is; ``""`` for none."""
+    if not op.results or op.results[0].dtype is not dtypes.F32:
+        return ""
+    if op.name == "relu":
+        return "RELU"
+    bounds = clip_bounds(op) if op.name == "clip" else None
+    kind = "" if bounds is None else CLIPS.get(bounds, "")
+    return kind if kind in FUSED else ""
+
+
+def fused_activations(function: Function) -> dict[Op, tuple[str, Value]]:
+    """Return the activation that each producer with one user is fused with, and its result."""
+    found: dict[Op, tuple[str, Value]] = {}
+    for op in function.walk():
+        kind = activation_of(op)
+        x = op.operands[0] if kind else None
+        if x is None or x.op is None or x.op.name not in PRODUCERS:
+            continue
+        alone = x.use_count == 1 and x.op.block is op.block and x.op not in found
+        if alone and _has_activation(x.op) and not reason_against(x.op):
+            found[x.op] = (kind, op.results[0])
+    return found
+
+
+def _has_activation(op: Op) -> bool:
+    from lepton_ir.backends.tflite.table import rows
+
+    return rows()[op.name].kind(op) != "BATCH_MATMUL"

@@ -1,0 +1,46 @@
+"""What TFLite can be given: the target ``tflite``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lepton_ir.backends.tflite.lower import lowerings
+from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    from lepton_ir.ir import Module, Op
+
+
+class TfliteTarget:
+    """TFLite files for LiteRT's builtin operators."""
+
+    name = "tflite"
+
+    @property
+    def lowerings(self) -> Mapping[str, Callable[[Any, Op], Any]]:
+        """Return what takes operations apart into those that the target has, by name."""
+        return lowerings()
+
+    def legal(self, op: Op) -> bool | str:
+        """Return ``True``, or the reason why ``op`` cannot be written as one operator."""
+        return reason_against(op) or True
+
+    def has(self, name: str, module: Module, attrs: dict[str, Any]) -> bool:
+        """Return whether an operation called ``name`` has an operator."""
+        return name in rows() or name in STRUCTURE
+
+    def quant(self, key: str) -> Any:
+        """Return a preference for quantization, ``None`` if there is none."""
+        return None
+
+    def save(self, module: Module, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write ``module`` as a TFLite file."""
+        from lepton_ir.backends.tflite.writer import save
+
+        save(module, path, **options)
+
+
+TFLITE = TfliteTarget()
