@@ -36,7 +36,8 @@ def run_files(
 ) -> dict[str, Any]:
     """Run ``NAME.tflite`` on ``NAME.in0.npz`` and so on.
 
-    Returns by name the outputs of each run, or why there are none. A file that ends the process costs only itself.
+    Returns by name the outputs of each run, or why there are none. A file that ends the
+    process costs only itself.
     """
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
     waiting = list(names)
