@@ -7,5 +7,6 @@ if __name__ != "lepton_ir.frontends":
 # Strings, so that listing them imports nothing.
 TABLE: dict[str, str] = {
     "lir": "lepton_ir.frontends.lir:load",
+    "tflite": "lepton_ir.frontends.tflite.reader:load",
     "onnx": "lepton_ir.frontends.onnx.reader:load",
 }

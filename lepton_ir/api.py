@@ -64,9 +64,15 @@ def format_of(path: str) -> str:
                 head = file.read(16)
         except OSError:
             return DEFAULT_FORMAT
-        for offset, magic, name in _MAGIC:
-            if head[offset : offset + len(magic)] == magic and name in known:
-                return name
+        return _format_of_bytes(head)
+    return DEFAULT_FORMAT
+
+
+def _format_of_bytes(head: bytes) -> str:
+    known = plugins.names("frontends")
+    for offset, magic, name in _MAGIC:
+        if head[offset : offset + len(magic)] == magic and name in known:
+            return name
     return DEFAULT_FORMAT
 
 
@@ -86,7 +92,7 @@ def load(path: str | os.PathLike[str] | bytes, *, format: str = "", **options: A
         path = os.fspath(path)
         if not format and path.endswith(TEXT_SUFFIX):
             return _load_text(path)
-    name = format or (DEFAULT_FORMAT if isinstance(path, bytes) else format_of(path))
+    name = format or (_format_of_bytes(path[:16]) if isinstance(path, bytes) else format_of(path))
     reader: Any = plugins.load("frontends", name)
     module: Module = reader(path, **options)
     return module

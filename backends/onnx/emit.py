@@ -108,6 +108,15 @@ def node_plan(
     raise reason
 
 
+def foreign_reason(op: Op) -> str | None:
+    """Return why an opaque operation is no ONNX node: it comes from a file of another format."""
+    kind, _, name = op.name.partition(".")
+    if kind != "tflite":
+        return None
+    custom = name.removeprefix("custom.")
+    return f"{custom} is a{' custom' if custom != name else 'n'} operator of TFLite, opaque here"
+
+
 class Emitter:
     """Builds the message of one module.
 
@@ -384,6 +393,9 @@ class Emitter:
             elif op.name == "call":
                 self._call(op, node)
             elif op.definition is None:
+                reason = foreign_reason(op)
+                if reason is not None:
+                    raise Unwritable(reason)
                 self._opaque(op, node)
             elif planned is not None:
                 plan, attrs, _ = planned

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir import dtypes
-from lepton_ir.backends.onnx.emit import node_plan, opset_key, opsets_of
+from lepton_ir.backends.onnx.emit import foreign_reason, node_plan, opset_key, opsets_of
 from lepton_ir.backends.onnx.kernels import has_kernel
 from lepton_ir.backends.onnx.precision import computes, runs
 from lepton_ir.frontends.onnx.table import Plan, Unwritable, export_plans, same_value
@@ -61,7 +61,9 @@ class OnnxTarget:
 
     def legal(self, op: Op) -> bool | str:
         """Return ``True``, or the reason why ``op`` cannot be written as one node."""
-        if op.name in _STRUCTURE or op.definition is None:
+        if op.definition is None:
+            return foreign_reason(op) or True
+        if op.name in _STRUCTURE:
             return True
         function = op.function
         if function is None or function.module is None:

@@ -31,6 +31,9 @@ TABLE: dict[str, str] = {
         "sequence",
         "loss",
         "contrib",
+        "tf_arithmetic",
+        "tf_movement",
+        "tf_misc",
     )
 }
 """Family name to module, read by :mod:`lepton_ir.plugins` like a third party's table."""

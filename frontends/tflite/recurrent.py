@@ -1,0 +1,3 @@
+"""Rows of recurrent kernels, which keep state in variable tensors."""
+
+from __future__ import annotations
