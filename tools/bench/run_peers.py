@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--peers", default="onnxruntime", help="onnxruntime,openvino")
     p.add_argument("--manifest", type=Path, help="input shapes by model, as `run_inputs`")
     args = p.parse_args(argv)
-    known = _known_shapes(args.manifest)
+    known = known_shapes(args.manifest)
     bad = 0
     for path in args.models:
         row = {"model": path.name}
@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def _known_shapes(path: Path | None) -> dict[str, dict[str, list[int]]]:
+def known_shapes(path: Path | None) -> dict[str, dict[str, list[int]]]:
+    """Return the `run_inputs` of a manifest by the name of the file."""
     if path is None:
         return {}
     rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
@@ -149,7 +150,7 @@ def _error(expected: Any, found: Any) -> float:
 
 
 def _against_exact(path: Path, feeds: Any, peer: list[Any], ours: list[Any]) -> dict[str, float]:
-    module = _widened(lepton_ir.load(str(path)))
+    module = widened(lepton_ir.load(str(path)))
     names = {v.name for v in module.main.inputs}
     wide = {n: _wide(v) for n, v in feeds.items() if n in names}
     exact = run_list(module, wide)
@@ -163,7 +164,7 @@ def _wide(array: Any) -> Any:
     return array.astype(np.float64) if array.dtype == np.float32 else array
 
 
-def _widened(module: Module) -> Module:
+def widened(module: Module) -> Module:
     """Make every f32 constant and cast of a module f64, for the reference interpreter."""
     from lepton_ir import dtypes
 

@@ -307,7 +307,7 @@ class Convolution:
         tiles = tile_widths(self.shape[-1], max_pixels(lo.machine, VECTORS))
         vectors = panel_widths(blocks)
         widths = tuple(w for w, _ in tiles)
-        config = Direct(self.window, widths, vectors, blocked, cut=blocked and lo.precise)
+        config = Direct(self.window, widths, vectors, blocked)
         args: list[int | Ref] = [self._first_pixel(x, strides), weights, self.y.ref]
         args += [channels, blocks, rows, self.shape[0] // self.images, group]
         (xn, xc, xr), (yn, yc, yr) = strides[:3], plane_strides(self.y)[:3]
@@ -359,7 +359,6 @@ class Direct:
         vectors: output blocks of its tiles, the usual number first.
         blocked: whether the input is blocked; else its channels are planes.
         spread: pixels of the result from one computed pixel to the next.
-        cut: whether long sums are made of shorter ones.
     """
 
     window: Window
@@ -367,7 +366,6 @@ class Direct:
     vectors: tuple[int, ...]
     blocked: bool
     spread: int = 1
-    cut: bool = False
 
 
 @emits("conv")
@@ -434,7 +432,7 @@ def _direct_tile(e: Emitter, config: Direct, epilogue: Epilogue, pixels: int, ve
             pixels,
             vectors,
             (x, w, channels, xc, xr),
-            config.cut,
+            cut=True,
         ).emit()
         store_tile(inner, epilogue, pixels, vectors, sums, y, yc, args[7:], config.spread)
 

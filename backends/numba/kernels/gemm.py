@@ -21,6 +21,7 @@ from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.kernels.elementwise import Translation, itemsize
 from lepton_ir.backends.numba.kernels.epilogue import PLAIN, Epilogue, store_rows, translate
 from lepton_ir.backends.numba.kernels.panels import pack_panels, vectors_of, width_of
+from lepton_ir.backends.numba.kernels.tiles import LONG_SUM, cut_sum
 from lepton_ir.backends.numba.kernels.widening import narrowed, wide_operands
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Ref, Tensor, row_major
@@ -509,10 +510,13 @@ def _accumulate(
 
         return body
 
-    zero = [e.zero(type_)] * (count * splits)
-    whole = e.b.and_(depth, i64(-unroll))
-    sums = e.loop(whole, zero, steps(unroll), step=unroll)
-    sums = e.loop(depth, sums, steps(1), start=whole)
+    def chunk(start: Val, end: Val) -> list[Val]:
+        zero = [e.zero(type_)] * (count * splits)
+        whole = e.b.and_(end, i64(-unroll))
+        sums = e.loop(whole, zero, steps(unroll), start=start, step=unroll)
+        return e.loop(end, sums, steps(1), start=whole)
+
+    sums = cut_sum(e, depth, LONG_SUM * splits, chunk)
     total = sums[:count]
     for s in range(1, splits):
         total = [e.b.fadd(x, y) for x, y in zip(total, sums[s * count :], strict=False)]

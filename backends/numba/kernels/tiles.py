@@ -32,6 +32,28 @@ def tile_widths(columns: int, limit: int) -> list[tuple[int, int]]:
     return [*found, (base, count - larger)]
 
 
+def cut_sum(
+    e: Emitter, stop: Val, length: int, chunk: Callable[[Val, Val], list[Val]]
+) -> list[Val]:
+    """Emit sums over ``range(stop)`` as sums of those of chunks.
+
+    Rounding errors of one long chain grow with its length, those of chunks with theirs.
+
+    Args:
+        e: the emitter.
+        stop: number of steps.
+        length: steps of a chunk.
+        chunk: emits the sums over the steps from its first argument to its second.
+    """
+
+    def more(start: Val, totals: list[Val]) -> list[Val]:
+        sums = chunk(start, e.minimum(e.b.add(start, i64(length)), stop))
+        return [e.b.fadd(t, s) for t, s in zip(totals, sums, strict=True)]
+
+    first = chunk(i64(0), e.minimum(i64(length), stop))
+    return e.loop(stop, first, more, start=i64(length), step=length)
+
+
 class TileSums:
     """Accumulates one tile over input channels and the window.
 
@@ -43,7 +65,7 @@ class TileSums:
         vectors: output blocks of the tile.
         args: addresses of input and weights, number of channels, strides of the input along
             channels (or their blocks) and rows.
-        cut: whether a long sum over blocks is made of shorter ones; plain floats only.
+        cut: whether a long sum over blocks is made of shorter ones.
     """
 
     def __init__(
@@ -81,17 +103,13 @@ class TileSums:
             left = e.b.sub(self.channels, e.b.mul(c, i64(per_block)))
             return self._rows(source, weights, e.minimum(left, i64(per_block)), sums)
 
-        if not self.cut:
+        if not self.cut or taps * per_block >= 2 * LONG_SUM:
             return e.loop(inputs, self._start(), block)
-        per = max(1, LONG_SUM // (per_block * taps))
 
-        def chunk(c: Val, totals: list[Val]) -> Sequence[Val]:
-            end = e.minimum(e.b.add(c, i64(per)), inputs)
-            sums = e.loop(end, self._start(), block, start=c)
-            return [e.b.fadd(t, s) for t, s in zip(totals, sums, strict=True)]
+        def chunk(c: Val, end: Val) -> list[Val]:
+            return e.loop(end, self._start(), block, start=c)
 
-        sums = e.loop(e.minimum(i64(per), inputs), self._start(), block)
-        return e.loop(inputs, sums, chunk, start=i64(per), step=per)
+        return cut_sum(e, inputs, max(1, LONG_SUM // (per_block * taps)), chunk)
 
     def _start(self) -> list[Val]:
         return [self.e.zero(self.e.vec(F32))] * (self.pixels * self.vectors)
@@ -105,7 +123,17 @@ class TileSums:
             visit = self._columns if self.block > 1 else self._taps
             return visit(line, part, here, sums)
 
-        return row(i64(0), sums) if rows == 1 else e.loop(i64(rows), sums, row)
+        if rows == 1:
+            return row(i64(0), sums)
+        per_row = columns * max(self.block, 1)
+        if not self.cut or per_row * rows < 2 * LONG_SUM:
+            return e.loop(i64(rows), sums, row)
+
+        def chunk(r: Val, end: Val) -> list[Val]:
+            return e.loop(end, self._start(), row, start=r)
+
+        part = cut_sum(e, i64(rows), max(1, LONG_SUM // per_row), chunk)
+        return [e.b.fadd(s, p) for s, p in zip(sums, part, strict=True)]
 
     def _taps(self, line: Val, part: Val, _: Val, sums: list[Val]) -> Sequence[Val]:
         """Add the products of a row of the window in one plane of the input.
