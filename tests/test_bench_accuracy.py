@@ -1,0 +1,41 @@
+"""The comparison of rounding errors: what it says of known errors, and a run on a model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lepton_ir.tools.bench import accuracy
+
+
+def test_errors_are_by_the_largest_magnitude():
+    exact = [np.array([4.0, -8.0]), np.array([3])]
+    found = accuracy.errors(exact, [np.array([4.0, -7.0], np.float32), np.array([5])])
+    assert found == (1 / 64 / 2, 1 / 8)
+
+
+def test_infinities_must_be_where_they_belong():
+    exact = [np.array([1.0, np.inf])]
+    assert accuracy.errors(exact, [np.array([1.0, np.inf])]) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="in other places"):
+        accuracy.errors(exact, [np.array([1.0, 2.0])])
+
+
+def test_a_lucky_peer_counts_as_rounding():
+    ours, lucky, rounding = (accuracy.Errors(s, s**0.5) for s in (4e-16, 0.0, 1e-16))
+    found = accuracy.summary([(ours, lucky, rounding)] * 3)
+    assert found["rms"] == found["max_worst"] == pytest.approx(2.0)
+
+
+def test_a_model_is_judged(tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[4, 700] x) => (float[4, 4] y) {\n'
+    text += "t = Transpose(x)\ny = MatMul(x, t)\n}"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    assert accuracy.main([str(tmp_path), "--draws", "3"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["model"] == "m.onnx"
+    assert row["draws"] == 3
+    assert 0 < row["rms"] <= 2
