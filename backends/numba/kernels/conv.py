@@ -432,7 +432,7 @@ def _direct_tile(e: Emitter, config: Direct, epilogue: Epilogue, pixels: int, ve
             pixels,
             vectors,
             (x, w, channels, xc, xr),
-            cut=True,
+            cut=config.blocked,
         ).emit()
         store_tile(inner, epilogue, pixels, vectors, sums, y, yc, args[7:], config.spread)
 

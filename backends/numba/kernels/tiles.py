@@ -125,7 +125,7 @@ class TileSums:
 
         if rows == 1:
             return row(i64(0), sums)
-        per_row = columns * max(self.block, 1)
+        per_row = self.window.kernel[1] * max(self.block, 1)
         if not self.cut or per_row * rows < 2 * LONG_SUM:
             return e.loop(i64(rows), sums, row)
 
