@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lepton_ir.api import compile, load, run_passes, save
+    from lepton_ir.api import compile, from_torch, load, run_passes, save
     from lepton_ir.builder import Builder
     from lepton_ir.ir import Block, Function, Module, Op, Region, Value
     from lepton_ir.opdef import op
@@ -42,6 +42,7 @@ __all__ = [
     "__version__",
     "compile",
     "const",
+    "from_torch",
     "load",
     "op",
     "run_passes",
@@ -70,6 +71,7 @@ _HOMES = {
     "TensorType": "types",
     "Value": "ir",
     "compile": "api",
+    "from_torch": "api",
     "const": "pattern",
     "load": "api",
     "op": "opdef",

@@ -16,7 +16,7 @@ from lepton_ir import plugins
 from lepton_ir.diagnostics import LeptonError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lepton_ir.context import PassContext
     from lepton_ir.ir import Module
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_FORMAT = "onnx"
 TEXT_SUFFIX = ".lir"
 
-_MAGIC: tuple[tuple[int, bytes, str], ...] = ((4, b"TFL3", "tflite"),)
+_MAGIC: tuple[tuple[int, bytes, str], ...] = ((4, b"TFL3", "tflite"), (0, b"PK\x03\x04", "pt2"))
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,32 @@ def load(path: str | os.PathLike[str] | bytes, *, format: str = "", **options: A
     reader: Any = plugins.load("frontends", name)
     module: Module = reader(path, **options)
     return module
+
+
+def from_torch(
+    module: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    **options: Any,
+) -> Module:
+    """Return the module of a live ``torch.nn.Module``, by way of ``torch.export``.
+
+    Args:
+        module: in evaluation mode; or a program that ``torch.export.export`` returned.
+        args: example operands, as the module is called.
+        kwargs: those by name.
+        dynamic_shapes: which sizes may vary, as for ``torch.export.export``.
+        options: of the reader of ``.pt2`` archives.
+
+    Raises:
+        LeptonError: torch is not installed.
+        UnsupportedError: torch cannot export the module, or it uses an operator without a row.
+    """
+    export: Any = plugins.load("frontends", "live-torch")
+    found: Module = export(module, args, kwargs, dynamic_shapes, **options)
+    return found
 
 
 def _load_text(path: str) -> Module:

@@ -1,0 +1,1 @@
+"""PyTorch in: archives of ``torch.export`` (``.pt2``), and live modules."""
