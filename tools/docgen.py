@@ -237,7 +237,12 @@ def torch_page() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"passes.md": passes_page, "rules.md": rules_page, "ops.md": ops_page, "pytorch.md": torch_page}
+PAGES = {
+    "passes.md": passes_page,
+    "rules.md": rules_page,
+    "ops.md": ops_page,
+    "pytorch.md": torch_page,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
