@@ -43,6 +43,9 @@ ROUNDS = 3
 
 FULL_DRAWS, FAST_DRAWS = 5, 2
 
+_RUNNABLE = ("onnx", "tflite")
+"""Formats of sources that a runtime of the check runs; others are compared as plain ONNX."""
+
 _FROM_MODULE = {"lir": "", "numba": "numba", "plan": "plan"}
 """What is written from the module itself, after the check of its ONNX form; with the backend."""
 
@@ -224,7 +227,7 @@ class Run:
         options = self.options
         self.checker.start()
         model = options.model
-        if model.endswith(".lir"):
+        if os.path.exists(model) and api.format_of(model) not in _RUNNABLE:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             model = os.path.join(folder, "source.onnx")
             try:
