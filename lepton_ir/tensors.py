@@ -189,6 +189,55 @@ class LazyTensor(Tensor):
         return self._array
 
 
+class PermutedTensor(Tensor):
+    """A tensor whose axes are those of another in another order; made anew by whoever reads it.
+
+    Its data is in memory only while somebody holds it, so weights are never held twice.
+
+    Args:
+        source: the other tensor.
+        order: axis ``i`` is axis ``order[i]`` of ``source``.
+        split: what ``source`` is reshaped to before, ``None`` for its own shape.
+        shape: what the result is reshaped to, ``None`` for that of the axes in order.
+    """
+
+    __slots__ = ("_array", "order", "source", "split")
+    source: Tensor
+    order: tuple[int, ...]
+    split: tuple[int, ...]
+
+    def __init__(
+        self,
+        source: Tensor,
+        order: tuple[int, ...],
+        split: tuple[int, ...] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        if isinstance(source, PermutedTensor) and split is None and source.is_plain:
+            inner = source
+            source, split = inner.source, inner.split
+            order = tuple(inner.order[i] for i in order)
+        self.source = source
+        self.order = order
+        self.split = source.shape if split is None else split
+        super().__init__(source.dtype, shape or tuple(self.split[i] for i in order))
+        self._array: weakref.ref[np.ndarray[Any, Any]] | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is reshaped behind the change of order."""
+        return self.shape == tuple(self.split[i] for i in self.order)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        found = None if self._array is None else self._array()
+        if found is None:
+            moved = self.source.numpy().reshape(self.split).transpose(self.order)
+            found = np.ascontiguousarray(moved).reshape(self.shape)
+            found.flags.writeable = False
+            self._array = weakref.ref(found)
+        return found
+
+
 class ElidedTensor(Tensor):
     """A constant whose data was left out of a dump; only its type and hash are known."""
 

@@ -7,6 +7,8 @@ if __name__ != "lepton_ir.passes":
 # Strings, so that listing them imports nothing.
 TABLE: dict[str, str] = {
     "canonicalize": "lepton_ir.passes.canonicalize:Canonicalize",
+    "channels_first": "lepton_ir.passes.layout:ChannelsFirst",
+    "channels_last": "lepton_ir.passes.layout:ChannelsLast",
     "convert": "lepton_ir.passes.convert:Convert",
     "cse": "lepton_ir.passes.cse:Cse",
     "dce": "lepton_ir.passes.dce:Dce",

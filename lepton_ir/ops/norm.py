@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lepton_ir.types import Type
 
 
-def _standardize(b: Builder, x: Value, axes: list[int], epsilon: float) -> tuple[Value, ...]:
+def standardize(b: Builder, x: Value, axes: list[int], epsilon: float) -> tuple[Value, ...]:
     """Return ``(x - mean) * inv_std``, mean and inv_std over ``axes``."""
     mean = b.reduce_mean(x, axes, keepdims=True)
     centered = b.sub(x, mean)
@@ -180,7 +180,7 @@ def _decompose_instance_norm(b: Builder, op: Op) -> list[Value]:
         raise ValueError("x has no spatial axes")
     dtype = computed_in(x, "x")
     wide = cast_to(b, x, dtype)
-    y = _standardize(b, wide, list(range(2, rank)), op.all_attrs()["epsilon"])[0]
+    y = standardize(b, wide, list(range(2, rank)), op.all_attrs()["epsilon"])[0]
     scale, bias = (
         _along_channels(b, cast_to(b, operand(op, n), dtype), rank) for n in ("scale", "b")
     )
@@ -223,7 +223,7 @@ def _decompose_group_norm(b: Builder, op: Op) -> list[Value]:
     size = b.div(b.reduce_prod(b.slice(shape, [1], [rank], [0]), [0]), b.const([groups]))
     target = b.concat(b.slice(shape, [0], [1], [0]), b.const([groups]), size, axis=0)
     grouped = b.reshape(cast_to(b, x, stash), target, allowzero=True)
-    y = cast_to(b, _standardize(b, grouped, [2], attrs["epsilon"])[0], dtype)
+    y = cast_to(b, standardize(b, grouped, [2], attrs["epsilon"])[0], dtype)
     operands = (operand(op, "scale"), operand(op, "bias"))
     if attrs["per_group"]:
         scale, bias = (b.reshape(v, [-1, 1]) for v in operands)
@@ -313,7 +313,7 @@ def _decompose_layer_norm(b: Builder, op: Op) -> list[Value]:
     attrs = op.all_attrs()
     x = operand(op, "x")
     wide = cast_to(b, x, attrs["stash_type"])
-    y, mean, inverse = _standardize(b, wide, _trailing_axes(op, x), attrs["epsilon"])
+    y, mean, inverse = standardize(b, wide, _trailing_axes(op, x), attrs["epsilon"])
     y = b.mul(cast_to(b, y, require_dtype(x, "x")), operand(op, "scale"))
     bias = op.operand("b")
     return [y if bias is None else b.add(y, bias), mean, inverse][: len(op.results)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lepton_ir import dims
@@ -23,16 +25,20 @@ MAX_RANK = 64
 def reshape_operand(source: Value, target: Value) -> list[int] | None:
     """Return the ``shape`` operand that reshapes ``source`` to the proven shape of ``target``.
 
-    Literal sizes, 0 for "as in the source", or one -1; ``None`` when the proven shape cannot be
-    said that way. Never -1 beside a dim that may be 0: an empty tensor would leave it open.
+    ``None`` when the proven shape cannot be said with constants, see `literal_shape`.
     """
-    shape = target.shape
-    if shape is None:
-        return None
-    given = source.shape or ()
+    return None if target.shape is None else literal_shape(source.shape or (), target.shape)
+
+
+def literal_shape(given: Sequence[Dim | None], wanted: Sequence[Dim | None]) -> list[int] | None:
+    """Return the ``shape`` operand that reshapes a tensor of one proven shape to another.
+
+    Literal sizes, 0 for "as in the source", or one -1; ``None`` when ``wanted`` cannot be said that
+    way. Never -1 beside a dim that may be 0: an empty tensor would leave it open.
+    """
     out: list[int] = []
     copies = unknown = 0
-    for i, d in enumerate(shape):
+    for i, d in enumerate(wanted):
         if isinstance(d, int):
             if d == 0:
                 return None  # 0 would mean "as in the source"

@@ -8,19 +8,18 @@ the operation changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_ir.infer import const_array, const_tensor
+from lepton_ir.passes.layout.order import Order, Plan, known_axes, without
+from lepton_ir.passes.layout.regroup import VIEWS, view, view_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lepton_ir.ir import Op, Value
-
-Order = tuple[int, ...]
 
 REDUCTIONS = frozenset(
     f"reduce_{n}"
@@ -32,70 +31,9 @@ REDUCTIONS = frozenset(
 _ROUNDING = frozenset(
     REDUCTIONS - {"reduce_max", "reduce_min"}
     | {"softmax", "log_softmax", "layer_normalization", "rms_normalization", "matmul", "cum_sum"}
+    | {"resize"}
 )
 """Operations whose sums may be taken in another order in another layout."""
-
-
-@dataclass
-class Plan:
-    """What an operation becomes in another axis order.
-
-    Attributes:
-        operands: the order wanted of each operand; ``None`` where it is read as it is.
-        results: the order each result comes in.
-        constants: operands given a new constant.
-        attrs: changed attributes.
-    """
-
-    operands: list[Order | None]
-    results: list[Order]
-    constants: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
-    attrs: dict[str, Any] = field(default_factory=dict)
-
-
-def inverse(order: Order) -> Order:
-    """Return the order that undoes ``order``."""
-    out = [0] * len(order)
-    for i, a in enumerate(order):
-        out[a] = i
-    return tuple(out)
-
-
-def compose(first: Order, second: Order) -> Order:
-    """Return the order of ``transpose(transpose(x, first), second)``."""
-    return tuple(first[i] for i in second)
-
-
-def is_identity(order: Order) -> bool:
-    """Return whether ``order`` changes nothing."""
-    return all(i == a for i, a in enumerate(order))
-
-
-def perm_of(op: Op) -> Order | None:
-    """Return the permutation of a transpose, the default one of a known rank included."""
-    perm = op.attr("perm")
-    if perm is not None:
-        return tuple(int(i) for i in perm)
-    x = op.operands[0]
-    return None if x is None or x.rank is None else tuple(reversed(range(x.rank)))
-
-
-def without(order: Order, axes: Sequence[int]) -> Order:
-    """Return ``order`` after ``axes`` of the value were removed."""
-    gone = set(axes)
-    kept = [a for a in range(len(order)) if a not in gone]
-    number = {a: i for i, a in enumerate(kept)}
-    return tuple(number[a] for a in order if a not in gone)
-
-
-def _known_axes(value: Value | None, rank: int) -> list[int] | None:
-    array = const_array(value)
-    if array is None or array.dtype.kind not in "iu":
-        return None
-    axes = [int(a) + rank if int(a) < 0 else int(a) for a in array.reshape(-1)]
-    if len(set(axes)) != len(axes) or not all(0 <= a < rank for a in axes):
-        return None
-    return axes
 
 
 def _attr_axis(op: Op, rank: int, name: str = "axis") -> int | None:
@@ -151,7 +89,7 @@ def _reduction(op: Op, order: Order) -> Plan | None:
         if op.attr("noop_with_empty_axes"):
             return None
         return Plan([order], [order if keep else ()])
-    axes = _known_axes(axes_value, len(order))
+    axes = known_axes(axes_value, len(order))
     if not axes:
         return None
     moved = sorted(order.index(a) for a in axes)
@@ -197,7 +135,7 @@ def _slice(op: Op, order: Order) -> Plan | None:
         count = None if starts is None or starts.shape is None else starts.shape[0]
         axes = list(range(count)) if isinstance(count, int) else None
     else:
-        axes = _known_axes(axes_value, len(order))
+        axes = known_axes(axes_value, len(order))
     if axes is None or any(a >= len(order) for a in axes):
         return None
     wanted: list[Order | None] = [order, *([None] * max(3, len(op.operands) - 1))]
@@ -208,7 +146,7 @@ def _pad(op: Op, order: Order) -> Plan | None:
     axes_value, pads = op.operand("axes"), const_array(op.operand("pads"))
     wanted: list[Order | None] = [order, *([None] * (len(op.operands) - 1))]
     if axes_value is not None:
-        axes = _known_axes(axes_value, len(order))
+        axes = known_axes(axes_value, len(order))
         if axes is None:
             return None
         return Plan(wanted, [order], {3: _i64([order.index(a) for a in axes])})
@@ -218,39 +156,71 @@ def _pad(op: Op, order: Order) -> Plan | None:
     return Plan(wanted, [order], {1: _i64(both[:, list(order)].reshape(-1).tolist())})
 
 
-def _squeeze(op: Op, order: Order) -> Plan | None:
-    axes = _known_axes(op.operand("axes"), len(order))
-    if not axes:
-        return None
-    moved = sorted(order.index(a) for a in axes)
-    return Plan([order, None], [without(order, axes)], {1: _i64(moved)})
-
-
-def _unsqueeze(op: Op, order: Order) -> Plan | None:
-    array = const_array(op.operand("axes"))
-    if array is None or array.size == 0:
-        return None
-    rank = len(order) + array.size
-    axes = _known_axes(op.operand("axes"), rank)
-    if axes is None:
-        return None
-    # New axes stay where they are; the others follow the operand's order.
-    free = [a for a in range(rank) if a not in axes]
-    rest = iter(free[a] for a in order)
-    result = tuple(a if a in axes else next(rest) for a in range(rank))
-    return Plan([order, None], [result])
-
-
 def _gather(op: Op, order: Order) -> Plan | None:
     axis, indices = _attr_axis(op, len(order)), op.operands[1]
-    if axis is None or indices is None or indices.rank not in (0, 1):
+    if axis is None or indices is None or indices.rank is None:
         return None
-    result = order if indices.rank == 1 else without(order, [axis])
-    return Plan([order, None], [result], attrs={"axis": order.index(axis)})
+    more = indices.rank - 1
+    result: list[int] = []
+    for a in order:
+        if a == axis:
+            result += range(axis, axis + indices.rank)
+        else:
+            result.append(a if a < axis else a + more)
+    return Plan([order, None], [tuple(result)], attrs={"axis": order.index(axis)})
+
+
+def _elements(op: Op, order: Order) -> Plan | None:
+    """Gather or scatter single elements: all operands are of the same rank, in the same order."""
+    axis = _attr_axis(op, len(order))
+    if axis is None or any(v is None or v.rank != len(order) for v in op.operands):
+        return None
+    wanted: list[Order | None] = [order] * len(op.operands)
+    return Plan(wanted, [order], attrs={"axis": order.index(axis)})
+
+
+def _resize(op: Op, order: Order) -> Plan | None:
+    """Resize the same axes, where runtimes resize them at all: the last two, or two before one."""
+    axes, rank = op.attr("axes"), len(order)
+    wanted: list[Order | None] = [order, *([None] * (len(op.operands) - 1))]
+    if axes is not None:
+        axes = [a + rank if a < 0 else a for a in axes]
+        places = [order.index(a) for a in axes]
+        return (
+            Plan(wanted, [order], attrs={"axes": tuple(places)}) if _resized(op, places) else None
+        )
+    constants: dict[int, np.ndarray[Any, Any]] = {}
+    moved: list[int] = []
+    for i, name in ((1, "roi"), (2, "scales"), (3, "sizes")):
+        value = op.operand(name)
+        array = const_array(value)
+        if value is None or (array is not None and array.size == 0):
+            continue
+        if array is None or array.size % rank:
+            return None
+        constants[i] = np.ascontiguousarray(array.reshape(-1, rank)[:, list(order)]).reshape(-1)
+        if name != "roi":
+            shape = op.operands[0].shape if op.operands[0] is not None else None
+            kept = (1,) * rank if name == "scales" or shape is None else shape
+            moved = [order.index(a) for a in range(rank) if array[a] != kept[a]]
+    return Plan(wanted, [order], constants) if _resized(op, moved) else None
+
+
+def _resized(op: Op, axes: Sequence[int]) -> bool:
+    """Whether kernels interpolate along ``axes``; all of them copy along any."""
+    rank = op.result.rank
+    if op.attr("mode") == "nearest":
+        return True
+    if rank is None:
+        return False
+    planes = [(rank - 2, rank - 1)]
+    if op.attr("mode") == "linear" and rank == 4:
+        planes.append((1, 2))
+    return any(set(axes) <= set(plane) for plane in planes)
 
 
 def _cum_sum(op: Op, order: Order) -> Plan | None:
-    axes = _known_axes(op.operand("axis"), len(order))
+    axes = known_axes(op.operand("axis"), len(order))
     if axes is None or len(axes) != 1:
         return None
     axis = op.operand("axis")
@@ -306,6 +276,9 @@ def _matmul(op: Op, order: Order) -> Plan | None:
     return None
 
 
+_DEEP = frozenset({"reshape", "flatten", "resize"})
+"""What is passed only on request: others recognise patterns by the places of transposes there."""
+
 HANDLERS: dict[str, Callable[[Op, Order], Plan | None]] = {
     **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(("softmax", "log_softmax", "hardmax", "lp_normalization"), _on_axis),
@@ -315,9 +288,11 @@ HANDLERS: dict[str, Callable[[Op, Order], Plan | None]] = {
     "split": _split,
     "slice": _slice,
     "pad": _pad,
-    "squeeze": _squeeze,
-    "unsqueeze": _unsqueeze,
     "gather": _gather,
+    "gather_elements": _elements,
+    "scatter_elements": _elements,
+    "top_k": _on_axis,
+    "resize": _resize,
     "cum_sum": _cum_sum,
     "quantize_linear": _quantization,
     "dequantize_linear": _quantization,
@@ -328,28 +303,37 @@ HANDLERS: dict[str, Callable[[Op, Order], Plan | None]] = {
     "matmul": _matmul,
 }
 
-_RANK_CHANGING = frozenset({"squeeze", "unsqueeze", "gather", "arg_max", "arg_min", *REDUCTIONS})
+_SAME_ORDER = frozenset({"concat", "matmul", "gather_elements", "scatter_elements"})
+"""Operations that have a handler and read all operands in one order."""
+
+_RANK_CHANGING = frozenset({"gather", "arg_max", "arg_min", *REDUCTIONS})
 
 
-def plan(op: Op, order: Order, exact: bool) -> Plan | None:
+def plan(
+    op: Op, order: Order, exact: bool, *, deep: bool = False, known: Order | None = None
+) -> Plan | None:
     """Return what ``op`` becomes when its principal operand comes in ``order``.
 
     Args:
         op: an operation of any name.
         order: of the first operand; for elementwise operations of the result.
         exact: refuse what may add up in another order.
+        deep: through reshapes and resizes, too.
+        known: the order that its first result already has, for views, which leave it open.
     """
     definition = op.definition
     if definition is None or op.has_attr_refs or op.regions or not definition.pure:
         return None
-    if exact and op.name in _ROUNDING:
+    if (exact and op.name in _ROUNDING) or (not deep and op.name in _DEEP):
         return None
     handler = HANDLERS.get(op.name)
+    first = op.operands[0] if op.operands else None
+    if op.name in VIEWS:
+        return None if first is None or first.rank != len(order) else view(op, order, known)
     if handler is None:
         if "elementwise" not in definition.traits or len(op.results) != 1:
             return None
         return _elementwise(op, order)
-    first = op.operands[0]
     if first is None or first.rank != len(order):
         return None
     return handler(op, order)
@@ -357,21 +341,24 @@ def plan(op: Op, order: Order, exact: bool) -> Plan | None:
 
 def principal_order(op: Op, index: int, order: Order) -> Order | None:
     """Return the order to plan ``op`` with so that operand ``index`` is wanted in ``order``."""
-    if op.name in HANDLERS:
-        return order if index == 0 or op.name in ("concat", "matmul") else None
+    if op.name in HANDLERS or op.name in VIEWS:
+        return order if index == 0 or op.name in _SAME_ORDER else None
     return order if op.results and op.result.rank == len(order) else None
 
 
-def source_order(op: Op, order: Order) -> Order | None:
-    """Return the order to plan ``op`` with so that its result comes in ``order``."""
+def source_order(op: Op, order: Order, known: Order | None = None) -> Order | None:
+    """Return the order to plan ``op`` with so that its result comes in ``order``.
+
+    Args:
+        op: an operation of any name.
+        order: of its result.
+        known: the order that its first operand already has, for views, which leave it open.
+    """
     first = op.operands[0] if op.operands else None
     if first is None or first.rank is None:
         return None
-    if op.name == "unsqueeze":
-        axes = _known_axes(op.operand("axes"), len(order))
-        if axes is None or any(order[a] != a for a in axes):
-            return None
-        return without(order, axes)
+    if op.name in VIEWS:
+        return view_source(op, order, known)
     if op.name in _RANK_CHANGING and first.rank != len(order):
         return None
     return order

@@ -14,16 +14,8 @@ from typing import TYPE_CHECKING
 
 from lepton_ir.infer import const_tensor
 from lepton_ir.ir import Op, Value
-from lepton_ir.passes.layout.axes import (
-    Order,
-    Plan,
-    compose,
-    is_identity,
-    perm_of,
-    plan,
-    principal_order,
-    source_order,
-)
+from lepton_ir.passes.layout.axes import plan, principal_order, source_order
+from lepton_ir.passes.layout.order import Order, Plan, compose, is_identity, perm_of
 from lepton_ir.rewrite import is_dead
 from lepton_ir.tensors import ElidedTensor
 
@@ -32,6 +24,9 @@ if TYPE_CHECKING:
 
 MEMO_KEY = "layout.rejected"
 """Where a run keeps which transposes were found to have no better region."""
+
+DEEP_KEY = "layout.deep"
+"""Where a run keeps whether transposes move through reshapes and resizes."""
 
 _REGION_LIMIT = 512
 _USE_LIMIT = 128
@@ -44,6 +39,7 @@ class Region:
 
     root: Op
     exact: bool
+    deep: bool = False
     plans: dict[Op, Plan] = field(default_factory=dict)
     orders: dict[Value, Order] = field(default_factory=dict)
     border: list[Op] = field(default_factory=list)
@@ -65,7 +61,7 @@ class Region:
             if producer.name == "transpose":
                 self.border.append(producer)
             elif producer.name != "const":
-                yield producer, source_order(producer, order)
+                yield producer, self._source_order(producer, order)
         if value.use_count > _USE_LIMIT:
             return
         for use in value.uses:
@@ -76,8 +72,13 @@ class Region:
             else:
                 yield use.op, principal_order(use.op, use.index, order)
 
+    def _source_order(self, op: Op, order: Order) -> Order | None:
+        first = op.operands[0] if op.operands else None
+        return source_order(op, order, None if first is None else self.orders.get(first))
+
     def _take(self, op: Op, order: Order, queue: deque[Value]) -> None:
-        found = plan(op, order, self.exact)
+        known = self.orders.get(op.results[0]) if op.results else None
+        found = plan(op, order, self.exact, deep=self.deep, known=known)
         if found is None:
             return
         values = [

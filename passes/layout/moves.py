@@ -6,15 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir.diagnostics import Location
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.layout.axes import (
-    Order,
-    compose,
-    inverse,
-    is_identity,
-    perm_of,
-    reordered,
-)
-from lepton_ir.passes.layout.cut import MEMO_KEY, Region, best_label
+from lepton_ir.passes.layout.axes import reordered
+from lepton_ir.passes.layout.cut import DEEP_KEY, MEMO_KEY, Region, best_label
+from lepton_ir.passes.layout.order import Order, compose, inverse, is_identity, perm_of
 from lepton_ir.rewrite import is_dead, rewrite
 from lepton_ir.types import TensorType, meet
 
@@ -40,7 +34,7 @@ def push_transposes(m: Match, rw: Rewriter) -> bool:
     for down in (True, False):
         if memo.get((op, down)) == epoch:
             continue
-        region = Region(op, rw.ctx.exact)
+        region = Region(op, rw.ctx.exact, rw.ctx.data.get(DEEP_KEY, False))
         if down:
             region.grow(op.result, inverse(perm))
         else:

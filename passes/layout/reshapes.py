@@ -13,7 +13,7 @@ from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_tensor, content_of
 from lepton_ir.ir import Op, Value
 from lepton_ir.passes.canonicalize.views import reshape_operand
-from lepton_ir.passes.layout.axes import perm_of
+from lepton_ir.passes.layout.order import perm_of
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:

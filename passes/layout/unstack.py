@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_ir.infer import const_array
-from lepton_ir.passes.layout.axes import Order, perm_of
+from lepton_ir.passes.layout.order import Order, perm_of
 from lepton_ir.rewrite import rewrite
 
 if TYPE_CHECKING:
