@@ -71,17 +71,25 @@ _LAST = (
 
 
 @dataclass(frozen=True)
-class ChannelsFirst(RewritePass, name="channels_first"):
-    """Convolve and pool on tensors whose channels are the second axis, between transposes.
+class ChannelsFirst(Layout, name="channels_first"):
+    """Convolve and pool on tensors whose channels are the second axis.
 
-    The reverse of channels_last: all other rules and backends know such operations only. The layout
-    pass then removes the transposes that others undo.
+    The reverse of channels_last: other rules and backends know such operations only. Each one is
+    put between transposes, and those that others undo are removed as the layout pass does. Nothing
+    happens to a model without operations on channels-last tensors.
     """
 
+    deep: bool = True
     needs = "shapes"
-    clean_up = "layout{deep},fold,canonicalize,cse,dce"
+    clean_up = "fold,canonicalize,cse,dce"
 
     def rules(self) -> RuleSet:
-        """Return one rule for all operations on channels-last tensors."""
+        """Return those of the layout pass, and one for all operations on channels-last tensors."""
         doc = "conv_nhwc(x, w) => transpose(conv(transpose(x), transpose(w))); its kin alike."
-        return RuleSet((Rule("convolve_channels_first", _LAST, None, decompose_body, True, doc),))
+        rule = Rule("convolve_channels_first", _LAST, None, decompose_body, True, doc)
+        return RuleSet((rule, *super().rules().rules))
+
+    def run(self, module: Module, ctx: PassContext) -> None:
+        """Apply the rules if there are such operations."""
+        if any(op.name in _LAST for op in module.walk()):
+            super().run(module, ctx)
