@@ -29,7 +29,11 @@ def test_every_name_in_a_case_is_a_rule() -> None:
 
 def test_a_rule_that_two_passes_share_is_one() -> None:
     shared = next(r for r in REPORTS if r.name == "merge_views")
-    assert shared.keys == ("canonicalize/merge_views", "layout/merge_views")
+    assert shared.keys == (
+        "canonicalize/merge_views",
+        "channels_first/merge_views",
+        "layout/merge_views",
+    )
 
 
 MODEL = """// RUN: canonicalize,dce

@@ -249,7 +249,9 @@ def _comes_last(value: Value | None, rank: int, depth: int = _DEPTH) -> bool:
     if value is None or op is None or not depth or op.has_attr_refs:
         return False
     if op.name == "transpose":
-        return perm_of(op) == channels_first(rank)
+        # Of three axes both orders are the same: a transpose of a transpose comes first.
+        ends = not _comes_last(op.operands[0], rank, depth - 1)
+        return ends and perm_of(op) == channels_first(rank)
     if op.definition is None or "elementwise" not in op.definition.traits or value.use_count > 1:
         return False
     moving = [
