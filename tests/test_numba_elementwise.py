@@ -73,6 +73,22 @@ def test_functions_of_one_operand(name, attrs, rtol, atol, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("name", "units"), [("exp", 1.5), ("tanh", 5.0), ("sigmoid", 7.0)])
+def test_functions_that_look_parts_up_are_exact_in_every_part(name, units, target):
+    x = np.concatenate(
+        [np.linspace(-s, s, 40001, dtype=np.float32) for s in (1e-3, 0.2, 2.0, 10.0, 87.0)]
+    )
+    (found,) = run_by_kernels(text_of(name, "f32", x.shape, 1), {"x0": x}, target)
+    wide = x.astype(np.float64)
+    exact = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda v: 1 / (1 + np.exp(-v))}[name](wide)
+    one_unit = np.spacing(np.abs(exact).astype(np.float32))
+    allowed = units if target == "host" else 2 * units  # no fused multiplication
+    assert (np.abs(found - exact) <= allowed * one_unit).all()
+    if name == "tanh":
+        assert np.abs(found).max() == 1.0
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "bf16", "i64", "i32", "i16", "u8", "bool"])
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "max", "min", "less", "equal", "and", "xor"])
 def test_functions_of_two_operands(name, dtype, target):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_ir.backends.numba.codegen.cache import Store
+from lepton_ir.backends.numba.constants import aligned
 from lepton_ir.backends.numba.memory import align, assign
 from lepton_ir.backends.numba.plan import Buffer
 
@@ -28,6 +30,17 @@ def test_buffers_that_live_at_the_same_time_never_overlap(lifetimes):
             if a.first <= b.last and b.first <= a.last:
                 apart = a.offset + align(a.nbytes) <= b.offset
                 assert apart or b.offset + align(b.nbytes) <= a.offset
+
+
+@pytest.mark.parametrize("nbytes", [1 << 16, (1 << 20) - 64, 512 * 3072 * 4, 100_001])
+def test_large_buffers_side_by_side_start_at_other_places_of_a_page(nbytes):
+    buffers = [Buffer(nbytes, first=0, last=1) for _ in range(3)]
+    assign(buffers)
+    places = sorted(b.offset % 4096 for b in buffers)
+    assert min(b - a for a, b in itertools.pairwise(places)) >= 1024
+    starts = [aligned(nbytes).ctypes.data % 4096 for _ in range(3)]
+    assert len(set(starts)) == 1
+    assert starts[0] >= 1024
 
 
 def test_a_chain_needs_two_buffers():

@@ -24,9 +24,32 @@ def is_readable(end: int) -> bool:
     return 0 < end & (_PAGE - 1) <= _PAGE - SLACK
 
 
+_LARGE = 1 << 16
+"""Bytes from which on a buffer starts at a place of its own in a page.
+
+Where two are read and written side by side and their addresses agree, or nearly so, in the bits
+inside a page, processors take a load for one of what has just been stored elsewhere, and wait.
+"""
+
+_APART = 1024
+"""Bytes of a page from one large buffer's start to the next one's."""
+
+
 def align(nbytes: int) -> int:
-    """Return ``nbytes`` rounded up to whole cache lines, with room for a vector read at the end."""
-    return (nbytes + SLACK + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    """Return ``nbytes`` rounded up to whole cache lines, with room for a vector read at the end.
+
+    A large buffer ends where the next one may start.
+    """
+    need = (nbytes + SLACK + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    return need if nbytes < _LARGE else need + (_APART + ALIGNMENT - need) % _PAGE
+
+
+def placement(nbytes: int) -> tuple[int, int]:
+    """Return where memory of its own starts: the remainder of its address by a number, and that.
+
+    Large arrays that NumPy makes start shortly behind the start of a page.
+    """
+    return (0, ALIGNMENT) if nbytes < _LARGE else (_APART, _PAGE)
 
 
 def root(buffer: Buffer) -> Buffer:

@@ -6,6 +6,8 @@ Every kernel is a function ``void k(i64* args, i64 tid, i64 nthreads)``. Address
 
 from __future__ import annotations
 
+import itertools
+import struct
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
@@ -131,9 +133,7 @@ class Emitter:
         """Return ``value`` in every lane."""
         element = element_of(type_)
         if isinstance(element, ir.FloatType):
-            import struct
-
-            value = _round_f32(struct, value)
+            value = round_f32(value)
         elif isinstance(element, ir.IntType):
             value = int(value)
         if isinstance(type_, ir.VectorType):
@@ -265,6 +265,24 @@ class Emitter:
 
         self.loop(stop, [], run, start=start, step=step)
 
+    def interleave(self, bodies: Sequence[Callable[[], object]]) -> None:
+        """Emit straight-line computations that do not depend on each other, by turns.
+
+        A processor looks only so far ahead: behind a long chain of operations it does not see the
+        beginning of the next one. Computations with blocks of their own are left one after another.
+        """
+        block = self.b.block
+        start = len(block.instructions)
+        parts: list[list[Any]] = []
+        for body in bodies:
+            before = len(block.instructions)
+            body()
+            parts.append(block.instructions[before:])
+        if self.b.block is not block:
+            return
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*parts))
+        block.instructions[start:] = [i for i in turns if i is not None]
+
     def subroutine(
         self, name: str, count: int, body: Callable[[Emitter, list[Val]], object]
     ) -> Val:
@@ -323,7 +341,8 @@ def _bytes(element: Any) -> int:
     return {"half": 2, "float": 4, "double": 8}.get(str(element), 8)
 
 
-def _round_f32(struct: Any, value: float) -> float:
+def round_f32(value: float) -> float:
+    """Return the f32 that is closest to a number."""
     try:
         return float(struct.unpack("f", struct.pack("f", value))[0])
     except OverflowError:

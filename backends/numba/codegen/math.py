@@ -6,20 +6,26 @@ the last place. Other types, and functions that are rarely hot, call the C libra
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
 from lepton_ir.backends.numba.codegen.emitter import (
+    F32,
     I32,
     Emitter,
     Val,
     element_of,
     lanes_of,
+    round_f32,
     suffix,
     vector,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _EXP_LOW, _EXP_HIGH = -104.0, 89.0
 ROUND = 12582912.0
@@ -36,6 +42,10 @@ _EXP_COEFFICIENTS = (
     1.6666665459e-1,
     5.0000001201e-1,
 )
+_EXP_STEPS = 16
+"""Parts of an octave whose powers of two are looked up."""
+_EXP_PART_COEFFICIENTS = (0.16666667163, 0.5000079870)
+"""e**r = 1 + r + r**2 * polynomial(r) for a sixteenth of an octave around 0."""
 _LOG_COEFFICIENTS = (
     7.0376836292e-2,
     -1.1514610310e-1,
@@ -63,6 +73,10 @@ _TANH_BOTTOM = (
     2.26843463243900e-03,
     4.89352518554385e-03,
 )
+_TANH_ONE = 9.25
+"""From here on tanh is taken as 1."""
+_TANH_START, _TANH_STOP = 0.5, 7.99
+"""Parts are counted from here to there, beside the argument."""
 _ERF_LIMIT = 4.0
 _ERF_TOP = (
     -2.72614225801306e-10,
@@ -125,23 +139,64 @@ def _scaled(e: Emitter, x: Val, k: Val) -> Val:
     return x
 
 
-def exp(e: Emitter, x: Val) -> Val:
-    """Return e to the power of x."""
+def exp(e: Emitter, x: Val, *, summand: bool = False) -> Val:
+    """Return e to the power of x.
+
+    Args:
+        e: the emitter.
+        x: the exponent.
+        summand: whether the result is added to something near 1: large and small ones may be wrong
+            by some more units in the last place.
+    """
     if not _is_f32(x):
         return library(e, "exp", x)
     t, b = x.type, e.b
     x = e.below(e.above(x, e.const(_EXP_LOW, t)), e.const(_EXP_HIGH, t))
+    if looks_up(e, x):
+        return _exp_by_parts(e, x, summand)
     k = e.fma(x, e.const(_LOG2E, t), e.const(ROUND, t))
     k = b.fsub(k, e.const(ROUND, t))
     r = e.fma(k, e.const(-_LN2_HIGH, t), x)
     r = e.fma(k, e.const(-_LN2_LOW, t), r)
     p = polynomial(e, r, _EXP_COEFFICIENTS)
     p = e.fma(p, b.fmul(r, r), b.fadd(r, e.const(1.0, t)))
-    if lanes_of(t) == 16 and e.machine.has("avx512f"):
-        return _scaled(e, p, k)
     # The conversion of NaN to an integer is undefined: it is put back at the end.
     safe = b.select(b.fcmp_unordered("uno", x, x), e.zero(t), k)
     return _scaled(e, p, safe)
+
+
+def _exp_by_parts(e: Emitter, x: Val, summand: bool) -> Val:
+    """Return e**x for x in range: a power of two is looked up, so that few terms are left."""
+    t, b = x.type, e.b
+    rounding = e.const(ROUND / _EXP_STEPS, t)  # to sixteenths, which are the lowest bits
+    shifted = e.fma(x, e.const(_LOG2E, t), rounding)
+    k = b.fsub(shifted, rounding)
+    if summand:
+        r = e.fma(k, e.const(-math.log(2), t), x)
+    else:
+        r = e.fma(k, e.const(-_LN2_LOW, t), e.fma(k, e.const(-_LN2_HIGH, t), x))
+    part = _looked_up(e, [2.0 ** (i / _EXP_STEPS) for i in range(_EXP_STEPS)], shifted)
+    p = e.fma(polynomial(e, r, _EXP_PART_COEFFICIENTS), b.fmul(r, r), r)
+    return _scaled(e, e.fma(part, p, part), k)  # by the whole part of k
+
+
+def looks_up(e: Emitter, x: Val) -> bool:
+    """Return whether tables of 16 and 32 floats fit registers and are looked up there."""
+    return lanes_of(x.type) == 16 and e.machine.has("avx512f")
+
+
+def _looked_up(e: Emitter, table: Sequence[float], index: Val) -> Val:
+    """Return elements of a table of 16 or 32 floats at the lowest bits of each lane."""
+    ints, halves = vector(I32, 16), []
+    for start in range(0, len(table), 16):
+        part = [ir.Constant(F32, round_f32(v)) for v in table[start : start + 16]]
+        halves.append(ir.Constant(vector(F32, 16), part))
+    bits = e.b.bitcast(index, ints)
+    if len(halves) == 1:
+        name = "llvm.x86.avx512.permvar.sf.512"
+        return e.intrinsic(name, halves[0].type, [halves[0], bits])
+    name = "llvm.x86.avx512.vpermi2var.ps.512"
+    return e.intrinsic(name, halves[0].type, [halves[0], bits, halves[1]])
 
 
 def log(e: Emitter, x: Val) -> Val:
@@ -188,12 +243,87 @@ def tanh(e: Emitter, x: Val) -> Val:
     """Return the hyperbolic tangent."""
     if not _is_f32(x):
         return library(e, "tanh", x)
+    if looks_up(e, x):
+        return _tanh_by_parts(e, x)
     found = _rational(e, x, _TANH_LIMIT, _TANH_TOP, _TANH_BOTTOM)
     size = e.unary("fabs", x)
     # 1 - tanh(9) is below half a unit in the last place; factors that are large notice one.
     sign = e.intrinsic(f"llvm.copysign.{suffix(x.type)}", x.type, [e.const(1.0, x.type), x])
     found = e.b.select(e.b.fcmp_ordered(">", size, e.const(9.0, x.type)), sign, found)
     return e.b.select(e.b.fcmp_ordered("<", size, e.const(4e-4, x.type)), x, found)
+
+
+def _tanh_by_parts(e: Emitter, x: Val) -> Val:
+    """Return the hyperbolic tangent by one of 32 polynomials, whose coefficients are looked up."""
+    t, b = x.type, e.b
+    size = e.below(e.unary("fabs", x), e.const(_TANH_ONE, t))
+    # The parts are as wide as an eighth of the power of two below: the bits of a float count them.
+    place = e.below(b.fadd(size, e.const(_TANH_START, t)), e.const(_TANH_STOP, t))
+    bits = b.bitcast(place, vector(I32, lanes_of(t)))
+    part = b.lshr(bits, e.const(20, bits.type))
+    terms = [_looked_up(e, column, part) for column in zip(*_tanh_parts(), strict=True)]
+    found = terms[-1]
+    for term in reversed(terms[:-1]):
+        found = e.fma(found, size, term)
+    return e.intrinsic(f"llvm.copysign.{suffix(t)}", t, [found, x])
+
+
+@functools.cache
+def _tanh_parts() -> tuple[tuple[float, ...], ...]:
+    """Return the coefficients of tanh in each part, lowest first, in the order of its bits."""
+    found: dict[int, tuple[float, ...]] = {}
+    for number in range(32):
+        octave, eighth = divmod(number, 8)
+        ends = [_TANH_START * 2.0**octave * (1 + n / 8) for n in (eighth, eighth + 1)]
+        low, high = (v - _TANH_START for v in ends)
+        bits = 8 * (126 + octave) + eighth  # exponents of the parts start at that of a half
+        found[bits % 32] = _tanh_part(low, high if number < 31 else _TANH_ONE)
+    return tuple(found[i] for i in range(32))
+
+
+def _tanh_part(low: float, high: float) -> tuple[float, ...]:
+    """Return the coefficients of tanh in one part, by interpolation.
+
+    Around zero the first two are exact. Elsewhere they take what rounding the others costs in the
+    middle, at the end of the last part, which is 1 from there on.
+    """
+    if low == 0.0:
+        nodes = chebyshev_nodes(low, high, 3)
+        return 0.0, 1.0, *interpolate(nodes, [(math.tanh(u) / u - 1) / u for u in nodes])
+    nodes, fixed = chebyshev_nodes(low, high, 5), (low + high) / 2
+    if high == _TANH_ONE:
+        nodes, fixed = [low + (u - low) * (high - low) / (nodes[0] - low) for u in nodes], high
+    terms = interpolate(nodes, list(map(math.tanh, nodes)))
+    for power in (4, 3, 2):
+        lost = terms[power] - round_f32(terms[power])
+        terms[power] -= lost
+        terms[1] += lost * power * fixed ** (power - 1)  # of the tangent there
+        terms[0] -= lost * (power - 1) * fixed**power
+    for power in (1, 0):
+        lost = terms[power] - round_f32(terms[power])
+        terms[power] -= lost
+        terms[1 - power] += lost * fixed ** (2 * power - 1)
+    return tuple(terms)
+
+
+def chebyshev_nodes(low: float, high: float, count: int) -> list[float]:
+    """Return the points of an interval where interpolation by a polynomial is nearly the best."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    return [middle + half * math.cos(math.pi * (2 * i + 1) / (2 * count)) for i in range(count)]
+
+
+def interpolate(nodes: Sequence[float], values: Sequence[float]) -> list[float]:
+    """Return the coefficients, lowest first, of the polynomial through some points."""
+    count, slopes = len(nodes), list(values)
+    for order in range(1, count):
+        for i in range(count - 1, order - 1, -1):
+            slopes[i] = (slopes[i] - slopes[i - 1]) / (nodes[i] - nodes[i - order])
+    found = [0.0] * count
+    for node, slope in zip(reversed(nodes), reversed(slopes), strict=True):
+        moved = [0.0, *found[:-1]]
+        found = [m - node * c for m, c in zip(moved, found, strict=True)]
+        found[0] += slope
+    return found
 
 
 def erf(e: Emitter, x: Val) -> Val:
@@ -206,7 +336,7 @@ def erf(e: Emitter, x: Val) -> Val:
 def sigmoid(e: Emitter, x: Val) -> Val:
     """Return ``1 / (1 + exp(-x))``."""
     one = e.const(1.0, x.type)
-    return e.b.fdiv(one, e.b.fadd(one, exp(e, e.b.fneg(x))))
+    return e.b.fdiv(one, e.b.fadd(one, exp(e, e.b.fneg(x), summand=True)))
 
 
 def softplus(e: Emitter, x: Val) -> Val:

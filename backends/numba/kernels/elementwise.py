@@ -46,6 +46,9 @@ MAX_SINGLES = 1 << 14
 _FEW_STEPS = 4
 """Expressions up to this length are unrolled four times, longer ones twice."""
 
+_BY_TURNS = 2
+"""Vectors whose steps are emitted by turns."""
+
 _ATTRS = {
     "leaky_relu": ("alpha",),
     "elu": ("alpha",),
@@ -470,7 +473,8 @@ class _Inner:
         e, lanes = self.e, self.e.lanes
         count = len(self.modes)
         places = [self._at(p, i, index) for i, p in enumerate(pointers)]
-        for u in range(unroll):
+
+        def vector_at(u: int) -> None:
             values = []
             for i, mode in enumerate(self.modes):
                 if mode == "s":
@@ -487,6 +491,11 @@ class _Inner:
                 dtype = self.types[count + j]
                 offset = u * lanes * itemsize(dtype)
                 e.store(to_memory(e, found, dtype), places[count + j], offset)
+
+        for u in range(0, unroll, _BY_TURNS):
+            e.interleave(
+                [functools.partial(vector_at, n) for n in range(u, min(u + _BY_TURNS, unroll))]
+            )
 
     def _gather(self, pointer: Val, number: int, index: Val, first: int) -> Val:
         """Load lanes that stand apart in memory."""

@@ -473,10 +473,10 @@ def _accumulate(
     type_ = e.vec(F32)
     pointers = [e.ptr(e.b.add(a, e.b.mul(a_row, i64(i)))) for i in range(rows)]
     panel = e.ptr(b)
-    # Few accumulators would wait for each other: the sum is split over k.
+    # Few accumulators would wait for each other: the sum is split over k. Panels lie one behind the
+    # other, which the processor's own prefetching follows faster than one asked for line by line.
     splits = 1 if count >= 8 else 2 if count >= 4 else 4
     unroll = max(2, splits)
-    ahead = 2048 if tile.packed and rows <= FEW_ROWS else 0
 
     def step(k: Val, u: int, sums: list[Val]) -> None:
         place = e.off(panel, e.b.mul(e.b.add(k, i64(u)), b_step))
@@ -486,8 +486,6 @@ def _accumulate(
         right = []
         for j in range(tile.vectors):
             where = e.off(place, 4 * lanes * j)
-            if ahead:
-                e.prefetch(where, ahead)
             right.append(
                 e.load(where, type_) if masks is None else e.load_masked(where, type_, masks[j])
             )

@@ -10,7 +10,7 @@ import numpy as np
 
 from lepton_ir.backends.numba import memory
 from lepton_ir.backends.numba.codegen.library import kernel_function
-from lepton_ir.backends.numba.constants import aligned, with_slack
+from lepton_ir.backends.numba.constants import address_of, aligned, with_slack
 from lepton_ir.backends.numba.plan import Array, Boxed, Place, PyStep, Ref, Row, Segment, Tensor
 from lepton_ir.backends.numba.runtime.vm import VM
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
@@ -254,11 +254,11 @@ class Program:
 def _address(objects: list[Any], slot: int) -> int:
     """Return the address of an array, which is copied if a vector must not be read behind it."""
     array = objects[slot]
-    found: int = array.__array_interface__["data"][0]
+    found = address_of(array)
     if memory.is_readable(found + array.nbytes):
         return found
     objects[slot] = array = with_slack(array)
-    return int(array.__array_interface__["data"][0])
+    return address_of(array)
 
 
 def _run_python(step: PyStep, frame: Frame) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lepton_ir.backends.numba.memory import ALIGNMENT, is_readable
+from lepton_ir.backends.numba.constants import address_of
+from lepton_ir.backends.numba.memory import is_readable, placement
 from lepton_ir.backends.numba.plan import Tensor
 from lepton_ir.backends.numba.runtime.program import Patches, Stretch
 
@@ -31,9 +32,14 @@ class Feed(NamedTuple):
 
 
 class Result(NamedTuple):
-    """An output, the bytes to allocate for it, and where its address goes."""
+    """An output, the bytes to allocate for it, where it starts there, and where that goes.
+
+    Its address leaves ``rest`` when it is divided by ``unit``.
+    """
 
     nbytes: int
+    rest: int
+    unit: int
     shape: tuple[int, ...]
     dtype: Any
     patches: Patches
@@ -74,15 +80,15 @@ class Quick:
             fits = array.__class__ is np.ndarray and array.shape == shape and array.dtype == dtype
             if not fits or not array.flags.c_contiguous:
                 return None
-            address = array.__array_interface__["data"][0]
+            address = address_of(array)
             if not is_readable(address + array.nbytes):
                 return None
             addresses.append((address, patches))
         results = []
-        for nbytes, shape, dtype, patches in self._results:
+        for nbytes, rest, unit, shape, dtype, patches in self._results:
             memory = np.empty(nbytes, np.uint8)
-            start = memory.__array_interface__["data"][0]
-            skipped = -start % ALIGNMENT
+            start = address_of(memory)
+            skipped = (rest - start) % unit
             addresses.append((start + skipped, patches))
             results.append(np.ndarray(shape, dtype, memory, skipped))
         self._run(addresses)
@@ -116,9 +122,10 @@ def quick(session: Session, segment: Segment) -> Quick | None:
             return None
         if not place.is_plain or not place.size:
             return None
-        nbytes = sizes.pop(slot) + ALIGNMENT
-        dtype = place.dtype.numpy
-        results.append(Result(nbytes, place.shape, dtype, patches.get(slot, ())))
+        nbytes = sizes.pop(slot)
+        rest, unit = placement(nbytes)
+        taken = patches.get(slot, ())
+        results.append(Result(nbytes + unit, rest, unit, place.shape, place.dtype.numpy, taken))
     if sizes:
         return None
     feeds = []
