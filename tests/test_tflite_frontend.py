@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import pytest
 
 import lepton_ir
 from lepton_ir.diagnostics import LeptonError
+from lepton_ir.foreign import Foreign
 from lepton_ir.interp import run_list
 from lepton_ir.ir import Module
+from lepton_ir.types import TensorType
+from tests.tflite_cases import Case, load
 from tests.tflite_models import HAS_LITERT, litert
-from tests.tflite_operators import CASES, Case
 
 needs_litert = pytest.mark.skipif(
     not HAS_LITERT, reason="needs LiteRT: pip install 'lepton-ir[litert]'"
 )
+CASES = load()
 BY_NAME = {c.name: c for c in CASES}
 
 
@@ -37,8 +41,7 @@ def _expected(case: Case) -> list[list[np.ndarray]]:
 
 
 def _compare(case: Case, got: list[Any], want: list[np.ndarray]) -> None:
-    assert len(got) >= len(want)
-    for g, w in zip(got, want, strict=False):
+    for g, w in zip(got, want, strict=True):
         g = np.asarray(g)
         assert (g.dtype, g.shape) == (w.dtype, w.shape)
         if w.dtype.kind in "fc":
@@ -49,9 +52,41 @@ def _compare(case: Case, got: list[Any], want: list[np.ndarray]) -> None:
             assert difference.max(initial=0) <= case.steps, f"{g} is not {w}"
 
 
-def _feeds(module: Module, case: Case, run: int) -> dict[str, np.ndarray]:
-    names = [v.name or "" for v in module.main.inputs]
-    return dict(zip(names, case.feeds[run], strict=True))
+def _first(module: Module) -> dict[str, np.ndarray]:
+    """Return the first contents of all states, by the name of their input."""
+    types = {v.name: v.type for v in module.main.inputs}
+    found = {}
+    for state in module.main.meta.get("states", ()):
+        if "input" in state:
+            type_ = types[state["input"]]
+            assert isinstance(type_, TensorType)
+            assert type_.dtype is not None
+            shape, dtype = type_.static_shape, type_.dtype.numpy
+            initial = state.get("initial", 0)
+            if isinstance(initial, Foreign):
+                found[state["input"]] = np.frombuffer(initial.data, dtype).reshape(shape)
+            else:
+                found[state["input"]] = np.full(shape, initial, dtype)
+    return found
+
+
+def _drive(module: Module, case: Case, run: Callable[[dict[str, Any]], list[Any]]) -> list[Any]:
+    """Run the case's feeds one after the other, states fed back."""
+    main = module.main
+    held, following = _first(module), {}
+    for state in main.meta.get("states", ()):
+        following[state["output"]] = state.get("input")
+    names = [v.name or "" for v in main.inputs if v.name not in held]
+    results = []
+    for feeds in case.feeds:
+        found = run({**dict(zip(names, feeds, strict=True)), **held})
+        results.append(
+            [v for n, v in zip(main.output_names, found, strict=True) if n not in following]
+        )
+        for name, value in zip(main.output_names, found, strict=True):
+            if following.get(name):
+                held[following[name]] = np.asarray(value)
+    return results
 
 
 @needs_litert
@@ -61,8 +96,10 @@ def test_interpreter_computes_what_litert_does(name: str) -> None:
     want = _expected(case)
     module = lepton_ir.load(case.model)
     assert not [op.name for op in module.walk() if op.definition is None], "it stays opaque"
-    for run, expected in enumerate(want):
-        _compare(case, run_list(module, _feeds(module, case, run)), expected)
+    for found, expected in zip(
+        _drive(module, case, lambda f: run_list(module, f)), want, strict=True
+    ):
+        _compare(case, found, expected)
 
 
 NO_KERNEL = {
@@ -92,6 +129,7 @@ def test_onnxruntime_computes_what_litert_does(name: str, tmp_path: Path) -> Non
     lepton_ir.run_passes(module, "legalize")
     lepton_ir.save(module, path)
     session = onnxruntime.InferenceSession(path)
-    for run, expected in enumerate(want):
-        found = session.run(None, _feeds(module, case, run))
+    for found, expected in zip(
+        _drive(module, case, lambda f: session.run(None, f)), want, strict=True
+    ):
         _compare(case, found, expected)

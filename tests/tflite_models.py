@@ -66,6 +66,11 @@ def const(data: Any, dtype: str = "float32", **how: Any) -> T:
     return T(array.shape, dtype, array, **how)
 
 
+def variable(shape: tuple[int, ...], dtype: str = "float32", **how: Any) -> T:
+    """Return a tensor whose contents stay from run to run."""
+    return T(shape, dtype, extra={"is_variable": True}, **how)
+
+
 def enum(name: str, member: str) -> int:
     """Return the number of an enum's member."""
     return enums()[name].members[member]
@@ -112,7 +117,7 @@ class Maker:
         return self.codes.index(code)
 
     def operator(
-        self, name: str, inputs: list[int], outputs: list[int], version: int = 1, **given: Any
+        self, name: str, inputs: list[int], outputs: list[int], version: int = 1, /, **given: Any
     ) -> Node:
         """Return the table of an operator; ``given`` are its options."""
         table = options().get(name)
@@ -167,7 +172,7 @@ class Maker:
 def one_operator(
     name: str, operands: list[T | None], results: list[T], version: int = 1, **given: Any
 ) -> bytes:
-    """Return a model of one operator: operands without data are its inputs."""
+    """Return a model of one operator: operands without data are its inputs, unless variable."""
     maker = Maker()
     tensors: list[T] = []
     numbers = []
@@ -175,7 +180,7 @@ def one_operator(
         numbers.append(-1 if operand is None else len(tensors))
         tensors += [] if operand is None else [operand]
     outputs = list(range(len(tensors), len(tensors) + len(results)))
-    inputs = [i for i, t in enumerate(tensors) if t.data is None]
+    inputs = [i for i, t in enumerate(tensors) if t.data is None and not t.extra]
     operator = maker.operator(name, numbers, outputs, version, **given)
     maker.graph([*tensors, *results], inputs, outputs, [operator])
     return maker.model()

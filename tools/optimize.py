@@ -227,7 +227,9 @@ class Run:
         options = self.options
         self.checker.start()
         model = options.model
-        if os.path.exists(model) and api.format_of(model) not in _RUNNABLE:
+        if not os.path.exists(model):
+            return  # the import says what is wrong with it
+        if not self._runs_as_it_is(model):
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             model = os.path.join(folder, "source.onnx")
             try:
@@ -236,7 +238,7 @@ class Run:
                 self.checker.give_up(f"the source cannot be run: {error.message}")
                 return
         elif not os.path.isfile(model):
-            return  # the import says what is wrong with it
+            return
         if options.attribute:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="lepton-"))
             self.measured = (model, options.attribute, scratch)
@@ -257,6 +259,19 @@ class Run:
             sizes=sizes,
             size=model_bytes(options.model),
         )
+
+    def _runs_as_it_is(self, model: str) -> bool:
+        """Return whether the file itself can be compared with, rather than what it reads as.
+
+        LiteRT keeps variables to itself, which others get as inputs and outputs, and computes
+        products of floats and quantized weights in integers.
+        """
+        form = api.format_of(model)
+        if form != "tflite" or self.options.emit == "tflite":
+            return form in _RUNNABLE
+        module = self.load()
+        hybrid = module.meta.get("tflite", {}).get("hybrid")
+        return check.has_litert() and not hybrid and "states" not in module.main.meta
 
     def context(self, stop_after: int | None = None) -> PassContext:
         """Return a fresh context."""

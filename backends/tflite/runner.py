@@ -17,8 +17,8 @@ from lepton_ir.formats.tflite.reader import read_file
 class LiteRtRunner:
     """One interpreter with XNNPACK, as a user would run the file.
 
-    Inputs and outputs go by the names and the order that the file's signature states; a file
-    without one has those of its tensors.
+    Inputs and outputs go by the names that the file's signature states, in the order of the
+    subgraph; where there is none, by those of the tensors.
 
     Args:
         path: model file.
@@ -35,14 +35,16 @@ class LiteRtRunner:
             model_path=path, num_threads=threads or min(os.cpu_count() or 1, 2)
         )
         self._allocated = False
-        graph = model.subgraphs[signatures[0].subgraph_index if signatures else 0]
+        graph = model.subgraphs[0]
+        names = [t.name for t in graph.tensors]
+        given: list[dict[int, str]] = [{}, {}]
         if signatures and signatures[0].subgraph_index == 0:
-            self._inputs = [(m.name, m.tensor_index) for m in signatures[0].inputs or ()]
-            self._outputs = [(m.name, m.tensor_index) for m in signatures[0].outputs or ()]
-        else:
-            names = [t.name for t in graph.tensors]
-            self._inputs = [(names[i], int(i)) for i in graph.inputs]
-            self._outputs = [(names[i], int(i)) for i in graph.outputs]
+            sides = (signatures[0].inputs or (), signatures[0].outputs or ())
+            given = [{m.tensor_index: m.name for m in maps} for maps in sides]
+        self._inputs, self._outputs = (
+            [(known.get(int(i)) or names[i], int(i)) for i in indices]
+            for known, indices in zip(given, (graph.inputs, graph.outputs), strict=True)
+        )
 
     def inputs(self) -> list[tuple[str, str, list[Any]]]:
         """Return (name, NumPy dtype name, shape) per input."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_ir import dtypes
 from lepton_ir.builder import Builder
 from lepton_ir.diagnostics import (
     InvalidModelError,
@@ -70,11 +71,13 @@ class Shared:
         model: the file.
         budget: what reading it may still cost.
         tensors: information on the tensors of each subgraph that was looked at.
+        hybrid: operators that quantize their operand while they run, which the IR does not say.
     """
 
     model: Node
     budget: Budget = field(default_factory=Budget)
     tensors: dict[int, list[TensorInfo]] = field(default_factory=dict)
+    hybrid: int = 0
 
     def infos(self, subgraph: int) -> list[TensorInfo]:
         """Return information on every tensor of a subgraph."""
@@ -231,7 +234,7 @@ class GraphReader:
         label = next((i.name for i in outputs if i is not None), name)
         b = Builder(self.block, loc=Location("", (Location(label),), RULE))
         last = self.block.last
-        row = rows().get(name)
+        row = rows().get(f"custom:{code.custom_code}" if name == "CUSTOM" else name)
         call = Call(self, name, node, b)
         results: Sequence[Value | None] | None = None
         if row is not None:
@@ -243,6 +246,7 @@ class GraphReader:
                 self._undo(last)
         if results is None:
             results = self._opaque(call, code).results
+        self.shared.hybrid += _is_hybrid(call)
         for info, value in zip(outputs, results, strict=False):
             if info is not None and value is not None:
                 self._name(info, value)
@@ -305,6 +309,13 @@ class GraphReader:
             if info is not None and info.dtype is not None:
                 value.type = TensorType(info.dtype, None)
         return op
+
+
+def _is_hybrid(call: Call) -> bool:
+    """Whether floats meet quantized weights: the runtime then rounds the floats, too."""
+    floats = [i for i in call.inputs if i is not None and i.dtype is dtypes.F32]
+    weights = [i for i in call.inputs if i is not None and i.is_constant and i.quantization]
+    return bool(floats and weights) and call.name != "DEQUANTIZE"
 
 
 def _opaque_attrs(call: Call) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,7 +157,7 @@ def _transpose_conv(call: Call) -> Value:
         w,
         bias(call, 3),
         strides=strides,
-        **_transposed_padding(call, sizes, kernel, strides, wanted[1:-1]),
+        **_transposed_padding(call, sizes, kernel, strides, wanted[1:-1], _is_same(call)),
     )
     return call.activate(made)
 
@@ -167,17 +168,17 @@ def _transposed_padding(
     kernel: Sequence[Any],
     strides: Sequence[int],
     wanted: Sequence[Any],
+    same: bool,
 ) -> dict[str, Any]:
     """Return pads that cut the full product to the shape that the file asks for.
 
     The runtime pads as the convolution would that goes the other way.
     """
     begins, ends, extra = [], [], []
-    same = _is_same(call)
     for size, taps, stride, out in zip(sizes, kernel, strides, wanted, strict=True):
         known = all(isinstance(d, int) for d in (size, taps, out))
         if not known:
-            return _symbolic_padding(call, sizes, kernel, strides, wanted)
+            return _symbolic_padding(call, sizes, kernel, strides, wanted, same)
         total = max((-(-out // stride) - 1) * stride + taps - out, 0) if same else 0
         rest = (size - 1) * stride + taps - total // 2 - out
         begins.append(total // 2)
@@ -185,7 +186,8 @@ def _transposed_padding(
         extra.append(max(-rest, 0))
     if any(e >= s for e, s in zip(extra, strides, strict=True)):
         call.opaque("the result is larger than the windows reach")
-    return {"pads": (*begins, *ends), "output_padding": tuple(extra) if any(extra) else None}
+    found: dict[str, Any] = {"pads": (*begins, *ends)} if any((*begins, *ends)) else {}
+    return found | ({"output_padding": tuple(extra)} if any(extra) else {})
 
 
 def _symbolic_padding(
@@ -194,8 +196,8 @@ def _symbolic_padding(
     kernel: Sequence[Any],
     strides: Sequence[int],
     wanted: Sequence[Any],
+    same: bool,
 ) -> dict[str, Any]:
-    same = _is_same(call)
     for size, taps, stride, out in zip(sizes, kernel, strides, wanted, strict=True):
         if size is None or out is None or not isinstance(taps, int):
             call.opaque("the shape of the result is not known")
@@ -205,6 +207,39 @@ def _symbolic_padding(
         if same and taps < stride:
             call.opaque("the windows leave gaps")
     return {"auto_pad": "SAME_UPPER"} if same else {}
+
+
+_CUSTOM_PADDING = ("", "SAME", "VALID")
+
+
+@row("custom:Convolution2DTransposeBias", ir="conv_transpose_nhwc")
+def _mediapipe_transpose_conv(call: Call) -> Value:
+    """MediaPipe's own operator, which LiteRT knows; its options are three numbers of 32 bits."""
+    data = call.op.custom_options
+    if data is None or len(data) < 12:
+        call.opaque("the options are not those of MediaPipe")
+    kind, width, height = struct.unpack_from("<3i", data)
+    name = _CUSTOM_PADDING[kind] if 0 <= kind < 3 else ""
+    if not name or min(width, height) < 1:
+        call.opaque("the options are not those of MediaPipe")
+    w = call.real(1)
+    kernel = (w.shape or (None,) * 4)[1:3]
+    strides = (height, width)
+    wanted = [
+        None
+        if size is None or taps is None
+        else dims.mul(size, stride)
+        if name == "SAME"
+        else dims.add(dims.mul(dims.sub(size, 1), stride), taps)
+        for size, taps, stride in zip(
+            (call.dim(0, 1), call.dim(0, 2)), kernel, strides, strict=True
+        )
+    ]
+    sizes = [call.dim(0, 1), call.dim(0, 2)]
+    how = _transposed_padding(call, sizes, kernel, strides, wanted, name == "SAME")
+    added = call.real(2) if call.has(2) else None
+    found: Value = call.b.conv_transpose_nhwc(call.real(0), w, added, strides=strides, **how)
+    return found
 
 
 # -- products --------------------------------------------------------------------------------------
@@ -328,8 +363,21 @@ def _resize(call: Call) -> Value:
     else:
         plain = not (o.align_corners or o.half_pixel_centers)
         how |= {"mode": "nearest", "nearest_mode": "floor" if plain else "round_prefer_ceil"}
-    x, sizes = call.real(0), call.vector(1)
-    found: Value = call.b.resize(x, None, None, sizes, axes=(1, 2), **how)
+    x = call.real(0)
+    found: Value = call.b.resize(x, None, None, _all_sizes(call, x), **how)
+    return found
+
+
+def _all_sizes(call: Call, x: Value) -> Value:
+    """Return the sizes of all four axes: onnxruntime loses them where axes are left out."""
+    b, given = call.b, call.ints(1)
+    batch, channels = (x.shape or (None,) * 4)[::3]
+    if given is not None and isinstance(batch, int) and isinstance(channels, int):
+        found: Value = b.const(np.asarray([batch, *given, channels], np.int64))
+        return found
+    shape = b.shape(x)
+    ends = [b.slice(shape, [i], [i + 1], [0]) for i in (0, 3)]
+    found = b.concat(ends[0], call.vector(1), ends[1], axis=0)
     return found
 
 

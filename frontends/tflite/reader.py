@@ -37,7 +37,12 @@ QuantizeLinear with output_dtype around a Transpose, and then changes int8 to ui
 _WIDE = frozenset((dtypes.I16, dtypes.U16, dtypes.I4, dtypes.U4, dtypes.I2))
 
 META = "tflite"
+"""Metadata of a module: ``description``, ``metadata`` (names, bytes), ``archive``, ``hybrid``."""
 SIGNATURES = "signatures"
+"""Metadata of a function: a list of ``{key, inputs, outputs}``, the names by position."""
+
+TENSORS = "tensors"
+"""Metadata of a function: ``{inputs, outputs}``, names of tensors that are not those of values."""
 
 
 def load(source: str | os.PathLike[str] | bytes, *, signature: str = "") -> Module:
@@ -125,6 +130,8 @@ class _ModelReader:
             function = module.add_function(self._function_name(module, index))
             self._function(function, index)
             mark_types_current(function)
+        if self._shared.hybrid:
+            module.meta[META]["hybrid"] = self._shared.hybrid
         return module
 
     def _meta(self) -> dict[str, Any]:
@@ -153,20 +160,42 @@ class _ModelReader:
         name = reader.node.name
         if name:
             function.meta["name"] = name
-        for info in reader.inputs:
-            if info.dtype is None:
-                raise UnsupportedError(
-                    "an input is a resource or a variant", code="tflite-input", where=info.name
-                )
-            value = function.block.add_arg(_input_type(info, function), info.name)
-            reader.bind(info.index, value)
-        reader.operators()
-        b = Builder(function.block)
         outputs = reader.outputs
         if not outputs:
             raise InvalidModelError("the subgraph has no outputs", code="tflite-graph")
+        inputs, names = self._names(subgraph, reader.inputs, outputs)
+        for info, label in zip(reader.inputs, inputs, strict=True):
+            if info.dtype is None:
+                raise UnsupportedError(
+                    "an input is a resource or a variant",
+                    code="tflite-input",
+                    where=shorten(info.name),
+                )
+            value = function.block.add_arg(_input_type(info, label, function), label)
+            reader.bind(info.index, value)
+        reader.operators()
+        b = Builder(function.block)
         values = [reader.raw(info.index, b) for info in outputs]
-        taken = {info.name for info in reader.inputs}
+        for label, value in states.finish({*inputs, *names}):
+            names.append(label)
+            values.append(value)
+        function.output_names = names
+        function.block.append(create("return", values))
+        self._describe(function, subgraph, reader.inputs, outputs)
+
+    def _names(
+        self, subgraph: int, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
+    ) -> tuple[list[str], list[str]]:
+        """Return names of inputs and outputs: those of the signature, else of the tensors."""
+        for entry in self._signatures:
+            if entry.subgraph_index == subgraph:
+                named = [
+                    [_entry_name(maps or (), info.index) for info in infos]
+                    for infos, maps in ((inputs, entry.inputs), (outputs, entry.outputs))
+                ]
+                if all(all(n) and len(set(n)) == len(n) for n in named):
+                    return named[0], named[1]
+        plain = [info.name for info in inputs]
         names: list[str] = []
         for info in outputs:
             label, k = info.name, 0
@@ -174,13 +203,7 @@ class _ModelReader:
                 k += 1
                 label = f"{info.name}_{k}"
             names.append(label)
-        taken.update(names)
-        for label, value in states.finish(taken):
-            names.append(label)
-            values.append(value)
-        function.output_names = names
-        function.block.append(create("return", values))
-        self._describe(function, subgraph, reader.inputs, outputs)
+        return plain, names
 
     def _describe(
         self,
@@ -189,7 +212,14 @@ class _ModelReader:
         inputs: Sequence[TensorInfo],
         outputs: Sequence[TensorInfo],
     ) -> None:
-        """Note the signatures of a function: its names of inputs and outputs, by position."""
+        """Note signatures of a function, and the names of tensors where inputs have others."""
+        tensors = {
+            "inputs": [info.name for info in inputs],
+            "outputs": [info.name for info in outputs],
+        }
+        given = [value.name for value in function.inputs[: len(inputs)]]
+        if (given, function.output_names[: len(outputs)]) != tuple(tensors.values()):
+            function.meta[TENSORS] = tensors
         found = []
         for entry in self._signatures:
             if entry.subgraph_index == subgraph:
@@ -247,14 +277,14 @@ def _entry_name(maps: Sequence[Node], tensor: int) -> str:
     return next((m.name or "" for m in maps if m.tensor_index == tensor), "")
 
 
-def _input_type(info: TensorInfo, function: Function) -> TensorType:
+def _input_type(info: TensorInfo, label: str, function: Function) -> TensorType:
     """Return an input's type, with a symbol for each dim that the file leaves open."""
     shape: list[Any] = []
     for axis, size in enumerate(info.shape):
         if size is not None:
             shape.append(size)
             continue
-        base = name = f"{_identifier(info.name)}_{axis}"
+        base = name = f"{_identifier(label)}_{axis}"
         k = 0
         while name in function.used_symbols:
             k += 1

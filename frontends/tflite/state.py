@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir.foreign import Foreign
+from lepton_ir.tensors import SplatTensor
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class States:
 
     def __init__(self, function: Function, initial: Mapping[StateKey, Tensor]) -> None:
         self._function = function
-        self._initial = initial
+        self._initial = dict(initial)
         self._states: dict[StateKey, _State] = {}
 
     def declare(self, key: StateKey) -> None:
@@ -72,8 +73,13 @@ class States:
         return [(key, value) for key, value in found if value is not None]
 
     def variable(self, info: TensorInfo) -> Value:
-        """Return what a variable tensor holds now."""
-        return self.read(("tensor", "", info.name), info.type)
+        """Return what a variable tensor holds now; at first it stands for 0."""
+        key = ("tensor", "", info.name)
+        params = info.quantization
+        if params is not None and info.dtype is not None and params.zero_point[0] != 0:
+            shape = info.type.static_shape or ()
+            self._initial.setdefault(key, SplatTensor(params.zero_point[0], info.dtype, shape))
+        return self.read(key, info.type)
 
     def update(self, info: TensorInfo, value: Value) -> None:
         """Say what a variable tensor holds from here on."""

@@ -34,6 +34,7 @@ TABLE: dict[str, str] = {
         "tf_arithmetic",
         "tf_movement",
         "tf_misc",
+        "tf_recurrent",
     )
 }
 """Family name to module, read by :mod:`lepton_ir.plugins` like a third party's table."""

@@ -46,6 +46,25 @@ _BOXES = _a(0, 0, 1, 1, 0, 0.1, 1, 1.1, 0, -0.1, 1, 0.9, 0, 10, 1, 11, 0, 10.1, 
 )
 _SCORES = _a(0.9, 0.75, 0.6, 0.95, 0.5)
 
+
+def _lstm(*gone: int, projection: bool = False, norm: bool = False, **attrs: object) -> Case:
+    """Return a layer of 4 cells on sequences of 3 numbers; ``gone`` are operands left out."""
+    units = 2 if projection else 4
+    operands: list[np.ndarray | None] = [_f(2, 5, 3)]
+    operands += [_f(4, 3) for _ in range(4)] + [_f(4, units) for _ in range(4)]
+    operands += [_f(4) for _ in range(7)]
+    operands += [_f(2, 4), _f(2)] if projection else [None, None]
+    operands += [_f(2, units), _f(2, 4)]
+    operands += [_f(4) for _ in range(4)] if norm else []
+    for i in gone:
+        operands[i] = None
+    if attrs.get("time_major"):
+        operands[0] = _f(5, 2, 3)
+    return Case(tuple(operands), dict(attrs), results=3)
+
+
+_PEEPHOLES = (9, 10, 11)
+
 CASES: dict[str, list[Case]] = {
     "squared_difference": [
         *_pairs(),
@@ -169,6 +188,14 @@ CASES: dict[str, list[Case]] = {
             ),
             results=3,
         ),
+    ],
+    "unidirectional_sequence_lstm": [
+        _lstm(),
+        _lstm(*_PEEPHOLES, cell_clip=0.3, time_major=True),
+        _lstm(1, 5, 9, 12),
+        _lstm(*_PEEPHOLES, projection=True, proj_clip=0.5),
+        _lstm(*_PEEPHOLES, norm=True, activation="RELU6"),
+        _lstm(*_PEEPHOLES, hidden_scale=0.01, hidden_zero_point=3, cell_scale=2.0**-12),
     ],
     "rfft2d": [Case((_f(2, 4, 8), _i(4, 8)), const=(1,)), Case((_f(4, 4), _i(2, 4)))],
 }
