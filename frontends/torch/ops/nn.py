@@ -366,6 +366,9 @@ def _adaptive(count: int, average: bool) -> Callable[..., Any]:
     def row(b: Lowering, self: Value, output_size: Any) -> Any:
         size = spread(output_size, count)
         axes = list(range(b.rank(self) - count, b.rank(self)))
+        if size == [1] * count and b.rank(self) == count + 2:
+            pool = "global_average_pool" if average else "global_max_pool"
+            return b.build(pool, self).result
         if size == [1] * count:
             name = "reduce_mean" if average else "reduce_max"
             return b.build(name, self, b.ints(axes), keepdims=True).result
