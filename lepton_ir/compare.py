@@ -86,10 +86,11 @@ def draw(
 
 def _draw_one(rng: np.random.Generator, dtype_name: str, shape: list[int]) -> Any:
     if dtype_name.startswith(("float", "bfloat")):
-        import ml_dtypes
+        if dtype_name not in ("float16", "float32", "float64"):
+            import ml_dtypes
 
-        dtype = getattr(ml_dtypes, dtype_name, None) or np.dtype(dtype_name)
-        return rng.standard_normal(shape).astype(dtype)
+            return rng.standard_normal(shape).astype(getattr(ml_dtypes, dtype_name))
+        return rng.standard_normal(shape).astype(dtype_name)
     if dtype_name == "bool":
         return rng.integers(0, 2, shape).astype(bool)
     if dtype_name.startswith(("int", "uint")):

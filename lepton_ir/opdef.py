@@ -18,14 +18,13 @@ the spec says otherwise: ``"topk(x, k) -> values, indices"``, ``"dropout(x) -> y
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir.diagnostics import LeptonError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from lepton_ir.infer import InferContext
 
@@ -175,6 +174,8 @@ class OpDef:
     @property
     def doc(self) -> str:
         """The documentation, without indentation."""
+        import inspect
+
         return inspect.cleandoc(self._doc)
 
     @property
@@ -274,27 +275,50 @@ def _formals(text: str | None) -> tuple[Operand, ...]:
     return tuple(Operand(n.rstrip("?*"), n.endswith("?"), n.endswith("*")) for n in names)
 
 
+def _keywords(function: Callable[..., Any] | None) -> Iterator[tuple[str, Any, Any, bool]]:
+    """Yield name, annotation, default and whether it is required of keyword-only parameters.
+
+    Those of a plain function are read from its code: `inspect.signature` takes ten times as long,
+    which a start would notice. A NumPy ufunc has no attributes.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None or hasattr(function, "__wrapped__"):
+        if function is not None and type(function).__name__ != "ufunc":
+            for p in _signature(function):
+                empty = p.default is p.empty
+                annotation = None if p.annotation is p.empty else p.annotation
+                yield p.name, annotation, None if empty else p.default, empty
+        return
+    defaults = function.__kwdefaults__ or {}  # type: ignore[union-attr]
+    annotations, first = function.__annotations__, code.co_argcount  # type: ignore[union-attr]
+    for name in code.co_varnames[first : first + code.co_kwonlyargcount]:
+        yield name, annotations.get(name), defaults.get(name), name not in defaults
+
+
+def _signature(function: Callable[..., Any]) -> list[Any]:
+    import inspect
+
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
 def _attr_specs(
     function: Callable[..., Any] | None, extra: dict[str, Any], regions: tuple[str, ...]
 ) -> dict[str, AttrSpec]:
     specs: dict[str, AttrSpec] = {}
-    if function is not None:
-        try:
-            parameters = inspect.signature(function).parameters.values()
-        except (TypeError, ValueError):
-            parameters = ()  # type: ignore[assignment]  # a NumPy ufunc has no attributes
-        for p in parameters:
-            if p.kind is not p.KEYWORD_ONLY or p.name.startswith("_") or p.name in regions:
-                continue
-            text = p.annotation if isinstance(p.annotation, str) else ""
-            kind = ATTR_KINDS.get(text.split("|")[0].strip())
-            if kind is None:
-                if p.annotation is not p.empty:
-                    raise TypeError(f"attribute {p.name}: annotation {p.annotation!r} has no kind")
-                continue
-            required = p.default is p.empty
-            default = None if required else p.default
-            specs[p.name] = AttrSpec(p.name, kind, default, required, "None" in text)
+    for name, annotation, default, required in _keywords(function):
+        if name.startswith("_") or name in regions:
+            continue
+        text = annotation if isinstance(annotation, str) else ""
+        kind = ATTR_KINDS.get(text.split("|")[0].strip())
+        if kind is None:
+            if annotation is not None:
+                raise TypeError(f"attribute {name}: annotation {annotation!r} has no kind")
+            continue
+        specs[name] = AttrSpec(name, kind, default, required, "None" in text)
     for name, (kind, default) in extra.items():
         specs[name] = AttrSpec(name, kind, default, False, default is None)
     return specs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import lepton_ir
+from lepton_ir.backends.numba import kernels, lowering
 from lepton_ir.backends.numba.profile import Profile
 from lepton_ir.diagnostics import LeptonError
 from lepton_ir.interp import run_list
@@ -352,3 +354,11 @@ def test_transposed_convolutions_without_overlap(x, w, bias, target):
     body += f"  %b = const() {{value=rand(2)}} : f32[{w[1]}]\n" if bias else ""
     body += f"  %y = conv_transpose(%x, %w{', %b' if bias else ''}) {{strides=[{w[2]},{w[3]}]}}\n"
     check(body + "  return(%y)", target, x=normal(*x))
+
+
+def test_the_table_of_families_says_what_each_module_lowers():
+    for module in kernels.MODULES:
+        importlib.import_module(module)
+    for name, candidates in lowering._LOWERINGS.items():
+        found = {c.lower.__module__ for c in candidates}
+        assert found == set(kernels.lowered_by(name)), name

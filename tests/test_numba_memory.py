@@ -95,6 +95,18 @@ def test_the_cache_is_bounded(store):
     assert 0 < total <= store.limit
 
 
+def test_processes_do_not_all_look_at_the_whole_cache(store, monkeypatch):
+    looks = []
+    monkeypatch.setattr(Store, "prune", lambda self, prune=Store.prune: looks.append(prune(self)))
+    for _ in range(3):
+        Store(store.path).put("k", b"code")
+    assert len(looks) == 1
+    stamp = os.path.join(store.path, ".looked")
+    os.utime(stamp, (1e9, 1e9))
+    Store(store.path).put("k", b"code")
+    assert len(looks) == 2
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     store = Store(str(tmp_path / "file"))

@@ -83,7 +83,7 @@ def lowers(
 
 def lowerings(name: str) -> list[Candidate]:
     """Return the lowerings of an operation, in the order in which they are tried."""
-    _load()
+    _load(name)
     return _LOWERINGS.get(name, [])
 
 
@@ -93,9 +93,10 @@ def takes_tail(name: str) -> bool:
 
 
 @functools.cache
-def _load() -> None:
-    for name in kernels.MODULES:
-        importlib.import_module(name)
+def _load(name: str) -> None:
+    """Import what lowers an operation, and nothing else: a model has few of all families."""
+    for module in kernels.lowered_by(name):
+        importlib.import_module(module)
 
 
 class Lowering:

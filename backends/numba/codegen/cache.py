@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 
 LIMIT = 256 << 20
 """Bytes the cache may hold; the files not used for longest go first."""
@@ -13,7 +14,14 @@ LIMIT = 256 << 20
 _MAGIC = b"lepton-kernel-1\n"
 _DIGEST = hashlib.sha256().digest_size
 _PRUNE_EVERY = 64
-"""Writes between two looks at the size of the whole folder."""
+"""Writes of one process between two looks at the size of the whole folder."""
+
+_PRUNE_SECONDS = 600
+"""How long a look is good for other processes: one at tens of thousands of files takes longer than
+to compile some kernels."""
+
+_STAMP = ".looked"
+"""A file whose time is that of the last look."""
 
 
 def folder(name: str = "kernels") -> str:
@@ -62,11 +70,21 @@ class Store:
         except OSError:
             return
         self._writes += 1
-        if self._writes % _PRUNE_EVERY == 1:
+        if self._writes % _PRUNE_EVERY == 0 or (self._writes == 1 and self._is_due()):
             self.prune()
+
+    def _is_due(self) -> bool:
+        """Return whether no process has looked for a while."""
+        try:
+            looked = os.stat(os.path.join(self.path, _STAMP)).st_mtime
+        except OSError:
+            return True
+        return abs(time.time() - looked) > _PRUNE_SECONDS
 
     def prune(self) -> None:
         """Remove the files used longest ago until the rest fits the limit."""
+        with contextlib.suppress(OSError), open(os.path.join(self.path, _STAMP), "wb") as file:
+            os.utime(file.fileno())
         found = []
         with contextlib.suppress(OSError), os.scandir(self.path) as entries:
             for entry in entries:
