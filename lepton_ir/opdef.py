@@ -290,7 +290,7 @@ def _keywords(function: Callable[..., Any] | None) -> Iterator[tuple[str, Any, A
                 yield p.name, annotation, None if empty else p.default, empty
         return
     defaults = function.__kwdefaults__ or {}  # type: ignore[union-attr]
-    annotations, first = function.__annotations__, code.co_argcount  # type: ignore[union-attr]
+    annotations, first = function.__annotations__, code.co_argcount
     for name in code.co_varnames[first : first + code.co_kwonlyargcount]:
         yield name, annotations.get(name), defaults.get(name), name not in defaults
 
