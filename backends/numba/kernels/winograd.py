@@ -24,7 +24,7 @@ from lepton_ir.backends.numba.codegen.emitter import F32, Emitter, Val, i64
 from lepton_ir.backends.numba.codegen.library import Kernel, emits
 from lepton_ir.backends.numba.constants import aligned_array
 from lepton_ir.backends.numba.kernels.blocked import blocks_of, plane_strides
-from lepton_ir.backends.numba.kernels.conv_weights import window_axes
+from lepton_ir.backends.numba.kernels.conv_weights import output_parts, window_axes
 from lepton_ir.backends.numba.kernels.depthwise import moved
 from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row
 from lepton_ir.backends.numba.kernels.tiles import CHANNEL_UNROLL, cut_sum, max_pixels, tile_widths
@@ -109,21 +109,28 @@ def _is_far(machine: Machine, products: int) -> bool:
 
 
 def pack_winograd(w: Array, block: int) -> Array:
-    """Return ``[panel, position, channel, outputs]``, flat; a last panel may be narrower."""
+    """Return ``[panel, position, channel, outputs]``, flat; a last panel may be narrower.
+
+    Sums of three terms are no work for BLAS, whose threads take many times as long on a busy
+    machine: ``einsum`` of two operands does not call it.
+    """
     w = window_axes(w)
-    outputs, channels = w.shape[:2]
+    channels = w.shape[1]
+    inputs = blocks_of(channels, block) * block
     g = _weight_transform()
-    left, inputs = blocks_of(outputs, block), blocks_of(channels, block) * block
-    found = aligned_array((POSITIONS * inputs * left * block,), np.float32)
-    start, done = 0, 0
-    while left:
-        width = block * min(VECTORS, left)
-        chosen = w[start : start + width].astype(np.float64)
-        part = np.zeros((PATCH, PATCH, inputs, width), np.float32)
-        transformed = np.einsum("ia,ocab,jb->ijco", g, chosen, g, optimize=True)
-        part[:, :, :channels, : len(chosen)] = transformed
-        found[done : done + part.size] = part.reshape(-1)
-        start, done, left = start + width, done + part.size, left - min(VECTORS, left)
+    found = aligned_array((POSITIONS * inputs * blocks_of(len(w), block) * block,), np.float32)
+    # One temporary for all panels: memory that is new to a process is slow to touch.
+    room = np.empty(POSITIONS * channels * block * VECTORS)
+    done = 0
+    for chosen, width in output_parts(w, block, VECTORS):
+        taps = np.zeros((3, 3, channels, width))
+        taps[..., : len(chosen)] = chosen.transpose(2, 3, 1, 0)
+        wide = room[: POSITIONS * channels * width].reshape(PATCH, PATCH, channels, width)
+        np.einsum("jb,ibco->ijco", g, np.einsum("ia,abco->ibco", g, taps), out=wide)
+        part = found[done : done + POSITIONS * inputs * width].reshape(POSITIONS, inputs, width)
+        part[:, :channels] = wide.reshape(POSITIONS, channels, width)
+        part[:, channels:] = 0
+        done += part.size
     return found
 
 
