@@ -101,8 +101,7 @@ def test_processes_do_not_all_look_at_the_whole_cache(store, monkeypatch):
     for _ in range(3):
         Store(store.path).put("k", b"code")
     assert len(looks) == 1
-    stamp = os.path.join(store.path, ".looked")
-    os.utime(stamp, (1e9, 1e9))
+    os.utime(store.path + ".looked", (1e9, 1e9))
     Store(store.path).put("k", b"code")
     assert len(looks) == 2
 

@@ -21,7 +21,7 @@ _PRUNE_SECONDS = 600
 to compile some kernels."""
 
 _STAMP = ".looked"
-"""A file whose time is that of the last look."""
+"""Ends the name of a file beside a folder whose time is that of the last look."""
 
 
 def folder(name: str = "kernels") -> str:
@@ -76,14 +76,14 @@ class Store:
     def _is_due(self) -> bool:
         """Return whether no process has looked for a while."""
         try:
-            looked = os.stat(os.path.join(self.path, _STAMP)).st_mtime
+            looked = os.stat(self.path + _STAMP).st_mtime
         except OSError:
             return True
         return abs(time.time() - looked) > _PRUNE_SECONDS
 
     def prune(self) -> None:
         """Remove the files used longest ago until the rest fits the limit."""
-        with contextlib.suppress(OSError), open(os.path.join(self.path, _STAMP), "wb") as file:
+        with contextlib.suppress(OSError), open(self.path + _STAMP, "wb") as file:
             os.utime(file.fileno())
         found = []
         with contextlib.suppress(OSError), os.scandir(self.path) as entries:
