@@ -4,6 +4,7 @@
     python -m lepton_ir.tools.conformance --mode roundtrip --filter reduce --json result.json
     python -m lepton_ir.tools.conformance --mode interp
     python -m lepton_ir.tools.conformance --mode numba
+    python -m lepton_ir.tools.conformance --mode tflite
 
 A test case is a model with inputs and expected outputs. Cases that neither onnxruntime nor onnx's
 reference evaluator reproduces say nothing about an optimizer (random ops, training ops); the list
@@ -314,11 +315,31 @@ def _measure_numba_generic(case: Case, runner: str, passes: str) -> None:
     _measure_numba(case, runner, passes, "generic")
 
 
+def _measure_tflite(case: Case, runner: str, passes: str) -> None:
+    """Write the case as a TFLite file and run that in LiteRT, which ends the worker if it must."""
+    lepton = Lepton()
+    model, data_sets = case.load()
+    module = lepton.load(model)
+    lepton.run_passes(module, f"{passes},tflite,legalize", "tflite")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.tflite"
+        lepton.save(module, path)
+        for feeds, expected in data_sets:
+            try:
+                actual = lepton.run_tflite(path, feeds)
+            except Exception as error:
+                raise _VerdictError("invalid", one_line(error)) from error
+            reason = compare_values(expected, actual, case.rtol, case.atol)
+            if reason:
+                raise _VerdictError("wrong", reason)
+
+
 MODES: dict[str, Callable[[Case, str, str], None]] = {
     "source": _measure_source,
     "o2": _measure_optimized,
     "roundtrip": _measure_round_trip,
     "interp": _measure_interpreter,
+    "tflite": _measure_tflite,
     "numba": _measure_numba,
     "numba-generic": _measure_numba_generic,
 }

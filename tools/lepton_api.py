@@ -20,17 +20,28 @@ class Lepton:
 
         return lepton_ir.load(model.SerializeToString())
 
-    def run_passes(self, module: Any, passes: str) -> Any:
+    def run_passes(self, module: Any, passes: str, target: str = "onnx") -> Any:
         """Run the pipeline over `module` in place and return the report."""
         import lepton_ir
 
-        return lepton_ir.run_passes(module, passes)
+        return lepton_ir.run_passes(module, passes, target=target)
 
     def save(self, module: Any, path: Path) -> None:
-        """Write `module` as ONNX."""
+        """Write `module`, as the suffix says."""
         import lepton_ir
 
         lepton_ir.save(module, path)
+
+    def run_tflite(self, path: Path, feeds: Mapping[str, Any]) -> list[Any]:
+        """Run a TFLite file in LiteRT and return the outputs in order.
+
+        It trusts the file: an illegal one ends the process.
+        """
+        from lepton_ir import plugins
+
+        runner: Any = plugins.load("backends", "runner-litert")
+        outputs: list[Any] = runner(str(path), threads=1).run(dict(feeds))
+        return outputs
 
     def print(self, module: Any, folder: Path) -> str:
         """Return the text of `module`, with its large constants written below `folder`."""

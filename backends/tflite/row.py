@@ -27,6 +27,7 @@ class Row:
         fits: what else forbids it: a reason, ``""`` for none.
         judged: the operand whose element type the kernel's list is about.
         ranked: whether the kernel's highest rank binds all operands and results.
+        empty: whether it takes tensors without elements.
     """
 
     builtin: str | Callable[[Op], str]
@@ -34,6 +35,7 @@ class Row:
     fits: Callable[[Op], str] | None = None
     judged: int = 0
     ranked: bool = True
+    empty: bool = False
 
     def kind(self, op: Op) -> str:
         """Return the operator's name."""
@@ -51,6 +53,8 @@ class Row:
         builtin = self.kind(op)
         kernel = kernels()[builtin]
         values = [*op.operands, *op.results]
+        if not self.empty and any(v is not None and 0 in (v.shape or ()) for v in values):
+            return f"LiteRT's {builtin} does not take tensors without elements"
         judged = op.operands[self.judged] if op.operands else op.results[0]
         dtype = op.results[0].dtype if judged is None else judged.dtype
         if dtype is not None and dtype.name not in kernel.dtypes:
@@ -85,7 +89,7 @@ def plain(
         inputs = [g.value(v) for v in op.operands]
         g.add(builtin, inputs, [g.result(op, i) for i in range(len(op.results))], **options)
 
-    return Row(builtin, write, fits, judged)
+    return Row(builtin, write, fits, judged, empty=True)
 
 
 def fusing(builtin: str) -> Row:
@@ -95,7 +99,7 @@ def fusing(builtin: str) -> Row:
         inputs = [g.value(v) for v in op.operands]
         g.add(builtin, inputs, [g.result(op)], fused_activation_function=g.activation(op))
 
-    return Row(builtin, write)
+    return Row(builtin, write, empty=True)
 
 
 def constant_ints(value: Value | None) -> list[int] | None:

@@ -72,6 +72,6 @@ class LiteRtRunner:
             self._interpreter.allocate_tensors()
             self._allocated = True
         for index, array in given.items():
-            self._interpreter.set_tensor(index, np.ascontiguousarray(array))
+            self._interpreter.set_tensor(index, np.asarray(array, order="C"))
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for _, index in self._outputs]

@@ -312,6 +312,9 @@ def _lrn(g: Graph, op: Op) -> None:
 
 
 def _lrn_fits(op: Op) -> str:
+    x = op.operands[0]
+    if x is None or x.rank != 4:
+        return "LOCAL_RESPONSE_NORMALIZATION takes four axes"
     return "" if op.attr("size") % 2 else "an even number of channels has no middle"
 
 

@@ -23,7 +23,11 @@ def _reshape(g: Graph, op: Op) -> None:
     assert shape is not None
     wanted = op.results[0].shape
     assert wanted is not None
-    if sum(not isinstance(d, int) for d in wanted) <= 1 and 0 not in wanted:
+    assert x is not None
+    if not wanted:
+        rank = x.rank or 0
+        g.add("SQUEEZE", [g.value(x)], [g.result(op)], squeeze_dims=list(range(rank)))
+    elif sum(not isinstance(d, int) for d in wanted) <= 1 and 0 not in wanted:
         sizes = [d if isinstance(d, int) else -1 for d in wanted]
         g.add("RESHAPE", [g.value(x), g.ints(sizes)], [g.result(op)], new_shape=sizes)
     elif all(isinstance(d, int) for d in wanted):
@@ -34,8 +38,11 @@ def _reshape(g: Graph, op: Op) -> None:
 
 
 def _reshape_fits(op: Op) -> str:
-    wanted = op.results[0].shape
+    wanted, x = op.results[0].shape, op.operands[0]
     assert wanted is not None
+    assert x is not None
+    if not wanted and not x.rank:
+        return "a scalar stays one"
     if sum(not isinstance(d, int) for d in wanted) <= (0 if 0 in wanted else 1):
         return ""
     sizes = content_of(op.operands[1])
