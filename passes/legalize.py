@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Legalize(Pass, name="legalize"):
     """Take operations apart that the target cannot write, until all are legal.
 
-    The target's own lowering of an operation goes before the decomposition of the op table.
+    Where the target has a lowering for an operation, the op table's decomposition is not used.
     Raises an error that names all operations which stay illegal.
     """
 
@@ -65,7 +65,7 @@ def _parts(op: Op, lowerings: Lowerings) -> bool:
 def _rules(
     names: set[str], lowerings: Lowerings, ctx: PassContext, reasons: dict[int, list[str]]
 ) -> RuleSet:
-    """Return the rules for operations of these names: the target's own way goes first."""
+    """Return the rules for operations of these names: the target's own way, or the table's."""
 
     def lower(m: Match, rw: Rewriter) -> bool:
         try:
@@ -87,7 +87,8 @@ def _rules(
         return guarded
 
     own = tuple(sorted(names & lowerings.keys()))
-    composite = tuple(sorted(n for n in names if (d := lookup(n)) and d.decompose))
+    others = sorted(names - lowerings.keys())
+    composite = tuple(n for n in others if (d := lookup(n)) and d.decompose)
     rules = [Rule("lower", own, None, unless_legal(lower))] if own else []
     if composite:
         rules.append(Rule("decompose", composite, None, unless_legal(decompose_body)))

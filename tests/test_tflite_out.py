@@ -224,11 +224,12 @@ def test_dynamic_sizes_are_in_the_signature_of_shapes(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_expressed_is_named(tmp_path: Path) -> None:
-    module = module_of({"x": (2, 3, 3)}, lambda b, v: b.add(b.det(v["x"]), b.det(b.neg(v["x"]))))
+    module = module_of({"x": (2, 5, 5)}, lambda b, v: b.add(b.det(v["x"]), b.det(b.neg(v["x"]))))
     with pytest.raises(UnsupportedError, match="det") as caught:
         lowered(module)
     assert "TFLite has no such operator" in str(caught.value)
-    assert caught.value.notes[0] == "det: TFLite has no such operator"
+    assert "only determinants of up to three rows" in caught.value.notes[0]
+    assert caught.value.notes[1] == "det: TFLite has no such operator"
 
 
 def test_lepton_opt_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,7 +246,7 @@ def test_lepton_opt_leaves_nothing_where_it_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, target = tmp_path / "net.onnx", tmp_path / "net.tflite"
-    lepton_ir.save(module_of({"x": (2, 3, 3)}, lambda b, v: b.det(v["x"])), source)
+    lepton_ir.save(module_of({"x": (2, 5, 5)}, lambda b, v: b.det(v["x"])), source)
     assert lepton_opt.main([str(source), "-o", str(target)]) == 1
     assert "det" in capsys.readouterr().err
     assert not target.exists()
@@ -271,3 +272,32 @@ def test_versions_are_minimal() -> None:
     assert version("CONV_2D", "i8", "i8", "i32") == 3
     assert versions.runtime_of("GELU", 1) == "2.9.0"
     assert versions.newest(["1.5.0", "2.10.0", "2.9.0"]) == "2.10.0"
+
+
+def _recurrent(b: Builder, v: dict[str, Value]) -> tuple[Value, ...]:
+    lengths = np.array([3, 5], np.int32)
+    y, h, c = b.lstm(
+        v["x"],
+        weights(2, 12, 4),
+        weights(2, 12, 3),
+        weights(2, 24),
+        lengths,
+        direction="bidirectional",
+        hidden_size=3,
+        results=3,
+    )
+    z, _ = b.gru(v["x"], weights(1, 9, 4), weights(1, 9, 3), hidden_size=3, results=2)
+    return y, h, c, z
+
+
+def test_recurrent_layers_keep_no_state(tmp_path: Path) -> None:
+    module = module_of({"x": (5, 2, 4)}, _recurrent)
+    reference = module_of({"x": (5, 2, 4)}, _recurrent)
+    feeds = [{"x": draw((5, 2, 4), seed)} for seed in (0, 0, 1)]
+    saved(tmp_path, "net", lowered(module), feeds)
+    assert "WHILE" in _builtins(tmp_path / "net.tflite")
+    found = run_files(tmp_path, ["net"], runs=3)["net"]
+    assert not isinstance(found, str), found
+    for given, outputs in zip(feeds, found, strict=True):
+        for a, c in zip(run_list(reference, given), outputs, strict=True):
+            np.testing.assert_allclose(c, a, rtol=1e-5, atol=1e-5)

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir.backends.tflite.fusions import fused_activations
-from lepton_ir.backends.tflite.graph import Buffers, Graph, enum, type_number
+from lepton_ir.backends.tflite.graph import Buffers, Graph, enum
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
 from lepton_ir.backends.tflite.versions import newest, runtime_of
 from lepton_ir.backends.tflite.weights import TYPES
@@ -18,6 +18,8 @@ from lepton_ir.provenance import RULES_KEY, SOURCES_KEY, TABLE_KEY, Provenance, 
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lepton_ir.ir import Block, Module, Op, Value
 
 SIGNATURE = "serving_default"
@@ -41,9 +43,10 @@ class Emitter:
     def __init__(self, module: Module) -> None:
         self.module = module
         self.buffers = Buffers()
-        self.graphs: list[Node] = []
+        self._graphs: list[Node | None] = []
         self._provenance = Provenance()
         self._references: list[list[str]] = []
+        self._skipped: set[Op | None] = set()
         self._runtimes: list[str] = []
 
     def model(self) -> Node:
@@ -53,9 +56,7 @@ class Emitter:
             UnsupportedError: an operation cannot be written; names it and says why.
         """
         main = self.module.main
-        graph, inputs, outputs = self._main()
-        self.graphs.append(graph.node(inputs, outputs))
-        self._finish(graph)
+        inputs, outputs = self._main()
         names = [v.name or f"input_{i}" for i, v in enumerate(main.inputs)]
         signature = Node(
             "SignatureDef",
@@ -70,7 +71,7 @@ class Emitter:
             "Model",
             version=VERSION,
             operator_codes=codes,
-            subgraphs=self.graphs,
+            subgraphs=self._graphs,
             description=str(self.module.meta.get("producer_name") or "lepton"),
             buffers=self.buffers.nodes,
             metadata=metadata,
@@ -79,10 +80,12 @@ class Emitter:
 
     # -- the main graph ----------------------------------------------------------------------------
 
-    def _main(self) -> tuple[Graph, list[int], list[int]]:
+    def _main(self) -> tuple[list[int], list[int]]:
         main = self.module.main
-        graph = Graph(self.buffers, str(main.meta.get("name") or self.module.name or "main"))
+        graph = Graph(self, str(main.meta.get("name") or self.module.name or "main"))
+        graph.place = self.reserve()
         graph.fused = fused_activations(main)
+        self._skipped = {value.op for _, value in graph.fused.values()}
         results = [v for v in main.outputs if v is not None]
         names = dict(zip(results, main.output_names, strict=True))
         known = set(main.inputs)
@@ -95,9 +98,11 @@ class Emitter:
         for value, name in zip(results, main.output_names, strict=True):
             index = graph.value(value)
             if index in outputs or not _is_made(value, known):
-                index = self._copy(graph, value, index, name)
+                graph.reference = ""
+                index = graph.copy(value, index, name)
             outputs.append(index)
-        return graph, inputs, outputs
+        self.finish(graph, inputs, outputs)
+        return inputs, outputs
 
     def operators(self, block: Block, graph: Graph) -> None:
         """Write the operations of a block.
@@ -105,12 +110,11 @@ class Emitter:
         Raises:
             UnsupportedError: one of them cannot be written; names it and says why.
         """
-        skipped = {value.op for _, value in graph.fused.values()}
         for op in block.ops:
             if op.name == "identity":
                 assert op.operands[0] is not None
                 graph.index[op.results[0]] = graph.value(op.operands[0])
-            if op.name in STRUCTURE or op in skipped:
+            if op.name in STRUCTURE or op in self._skipped:
                 continue
             reason = reason_against(op)
             if reason:
@@ -118,7 +122,12 @@ class Emitter:
                     f"tflite cannot write it: {reason}", code="tflite-export", where=describe(op)
                 )
             graph.reference = self._reference(op)
-            rows()[op.name].write(graph, op)
+            try:
+                rows()[op.name].write(graph, op)
+            except UnsupportedError as error:
+                error.where = error.where or describe(op)
+                error.code = error.code or "tflite-export"
+                raise
 
     def _check_type(self, value: Value) -> None:
         type_ = value.type
@@ -130,25 +139,18 @@ class Emitter:
             where=f'input "{value.name}"',
         )
 
-    def _copy(self, graph: Graph, value: Value, index: int, name: str) -> int:
-        """Return a copy of a tensor that is an output twice, or no result of an operator."""
-        dtype, shape = value.dtype, value.shape
-        assert dtype is not None
-        assert shape is not None
-        copy = graph.temporary(dtype, shape, name)
-        graph.reference = ""
-        if all(isinstance(d, int) for d in shape):
-            sizes = [int(d) for d in shape]  # type: ignore[arg-type]
-            graph.add("RESHAPE", [index, graph.ints(sizes)], [copy], new_shape=sizes)
-        else:
-            kind = type_number(dtype)
-            graph.add("CAST", [index], [copy], in_data_type=kind, out_data_type=kind)
-        return copy
-
     # -- what goes beside --------------------------------------------------------------------------
 
-    def _finish(self, graph: Graph) -> None:
-        self._references.append(graph.references)
+    def reserve(self) -> int:
+        """Return the index that the next subgraph will have."""
+        self._graphs.append(None)
+        self._references.append([])
+        return len(self._graphs) - 1
+
+    def finish(self, graph: Graph, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Put a subgraph into its place."""
+        self._graphs[graph.place] = graph.node(inputs, outputs)
+        self._references[graph.place] = graph.references
         self._runtimes += [runtime_of(*code) for code in graph.runtimes]
 
     def _reference(self, op: Op) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from lepton_ir import dtypes
 from lepton_ir.backends.tflite.versions import Signature, version_of
 from lepton_ir.backends.tflite.weights import TYPES, Mapped
+from lepton_ir.diagnostics import UnsupportedError
 from lepton_ir.dtypes import DType
 from lepton_ir.formats.tflite.node import Node
 from lepton_ir.formats.tflite.schema import enums, options
@@ -20,6 +21,8 @@ from lepton_ir.types import TensorType
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from lepton_ir.backends.tflite.emit import Emitter
+    from lepton_ir.ir import Block
     from lepton_ir.types import Shape
 
 ABSENT = -1
@@ -95,7 +98,7 @@ class Graph:
     """A subgraph under construction.
 
     Args:
-        buffers: of the whole model.
+        emitter: of the whole model.
         name: of the subgraph.
 
     Attributes:
@@ -103,8 +106,9 @@ class Graph:
         reference: what the operators that are added next came from.
     """
 
-    def __init__(self, buffers: Buffers, name: str = "") -> None:
-        self.buffers = buffers
+    def __init__(self, emitter: Emitter, name: str = "") -> None:
+        self.emitter = emitter
+        self.buffers = emitter.buffers
         self.name = name
         self.tensors: list[Node] = []
         self.info: list[TensorInfo] = []
@@ -116,10 +120,11 @@ class Graph:
         self.parameters: dict[Value, tuple[DType, Node]] = {}
         self.reference = ""
         self.wanted: dict[Value, str] = {}
+        self.place = 0
         self._names: set[str] = set()
         self._numbers: dict[str, int] = {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], int] = {}
-        self._narrow: dict[Value, int] = {}
+        self._narrow: dict[tuple[Value, bool], int] = {}
 
     # -- tensors -----------------------------------------------------------------------------------
 
@@ -161,7 +166,13 @@ class Graph:
         )
 
     def constant(self, payload: Tensor, name: str | None = None) -> int:
-        """Add a constant, whose bytes stay where they are."""
+        """Add a constant, whose bytes stay where they are.
+
+        Raises:
+            UnsupportedError: it has no elements, so that a runtime would wait for a value.
+        """
+        if not payload.size:
+            raise UnsupportedError("a constant without elements is none in a TFLite file")
         buffer = self.buffers.of(payload)
         if buffer is None:
             buffer = self.buffers.keep(
@@ -207,11 +218,11 @@ class Graph:
         name = self._unique(name or value.name or "const")
         return self._tensor(made.dtype, list(made.shape), buffer, name, None), made
 
-    def narrow(self, value: Value) -> int:
+    def narrow(self, value: Value, *, clamped: bool = False) -> int:
         """Return a tensor of i32 with the elements of an integer value: sizes, axes and the like.
 
         A runtime's sizes are of 32 bits themselves, so that what does not fit is an error anyway,
-        but for bounds that mean "to the end", which stay so.
+        but for bounds that mean "to the end" (``clamped``), which stay so.
         """
         if value.dtype is dtypes.I32:
             return self.value(value)
@@ -219,18 +230,26 @@ class Graph:
         if payload is not None:
             info = np.iinfo(np.int32)
             return self.array(np.clip(payload.numpy(), info.min, info.max).astype(np.int32))
-        if value not in self._narrow:
+        if (value, clamped) not in self._narrow:
             assert value.shape is not None
-            made = self.temporary(dtypes.I32, value.shape, f"{value.name or 'sizes'}_i32")
-            self.add(
-                "CAST",
-                [self.value(value)],
-                [made],
-                in_data_type=type_number(value.dtype or dtypes.I64),
-                out_data_type=type_number(dtypes.I32),
-            )
-            self._narrow[value] = made
-        return self._narrow[value]
+            name = value.name or "sizes"
+            made = self.temporary(dtypes.I32, value.shape, f"{name}_i32")
+            wide = self.value(value)
+            if clamped:
+                wide = self._bounded(wide, value, name)
+            kinds = (type_number(value.dtype or dtypes.I64), type_number(dtypes.I32))
+            self.add("CAST", [wide], [made], in_data_type=kinds[0], out_data_type=kinds[1])
+            self._narrow[value, clamped] = made
+        return self._narrow[value, clamped]
+
+    def _bounded(self, wide: int, value: Value, name: str) -> int:
+        assert value.shape is not None
+        info = np.iinfo(np.int32)
+        for builtin, limit in (("MINIMUM", info.max), ("MAXIMUM", info.min)):
+            made = self.temporary(dtypes.I64, value.shape, f"{name}_bounded")
+            self.add(builtin, [wide, self.array(np.asarray([limit], np.int64))], [made])
+            wide = made
+        return wide
 
     def result(self, op: Op, index: int = 0) -> int:
         """Return the tensor of an operation's result, behind the activation it is fused with."""
@@ -314,6 +333,50 @@ class Graph:
             frozenset(chosen.values) if chosen is not None else frozenset(),
             frozenset(found),
         )
+
+    # -- subgraphs ---------------------------------------------------------------------------------
+
+    def nested(self, name: str) -> Graph:
+        """Return another subgraph of the model, which an operator of this one runs."""
+        inner = Graph(self.emitter, name)
+        inner.fused, inner.parameters = self.fused, self.parameters
+        inner.reference = self.reference
+        inner.place = self.emitter.reserve()
+        return inner
+
+    def given(self, value: Value) -> int:
+        """Return the tensor of a value that the caller gives."""
+        self.index[value] = self.make(value)
+        return self.index[value]
+
+    def block(self, block: Block) -> None:
+        """Write the operations of a block."""
+        self.emitter.operators(block, self)
+
+    def finish(self, inputs: Sequence[int], outputs: Sequence[int]) -> int:
+        """Put the subgraph into the model; return its index."""
+        self.emitter.finish(self, inputs, outputs)
+        return self.place
+
+    def is_constant(self, index: int) -> bool:
+        """Return whether a tensor is a constant."""
+        return bool(self.tensors[index].buffer)
+
+    def copy(self, value: Value, index: int, name: str | None = None) -> int:
+        """Return a copy of a tensor that is an output twice, or no result of an operator."""
+        dtype, shape = value.dtype, value.shape
+        assert dtype is not None
+        assert shape is not None
+        if 0 in shape:
+            raise UnsupportedError("LiteRT cannot copy tensors without elements")
+        copy = self.temporary(dtype, shape, name or value.name or "copy")
+        if shape and all(isinstance(d, int) for d in shape):
+            sizes = [int(d) for d in shape]  # type: ignore[arg-type]
+            self.add("RESHAPE", [index, self.ints(sizes)], [copy], new_shape=sizes)
+        else:
+            kind = type_number(dtype)
+            self.add("CAST", [index], [copy], in_data_type=kind, out_data_type=kind)
+        return copy
 
     # -- pieces ------------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ LOGICAL_OR bool | 8
 LOGICAL_NOT bool | 8
 BITWISE_XOR i8 i16 i32 u8 u32 | 8
 RIGHT_SHIFT i8 i16 i32 u8 u32 | 8
+STABLEHLO_AND i8 i16 i32 i64 u8 u16 u32 bool | 8
+STABLEHLO_SHIFT_LEFT i8 i16 i32 | 8
 ATAN2 f32 f16 | 8
 ABS f32 f16 i32 i16 | 8
 NEG f32 f16 i32 i64 i8 i16 | 8
@@ -47,9 +49,9 @@ SIN f32 f16 | 8
 COS f32 f16 | 8
 TANH f32 f16 | 8
 LOGISTIC f32 f16 | 8
-RRELU_N1_TO_1 f32 | 8
+RELU f32 f16 | 8
+RELU_N1_TO_1 f32 | 8
 RELU_0_TO_1 f32 | 8
-ELU f32 f16 | 8
 RELU6 f32 f16 | 8
 ELU f32 f16 | 8
 HARD_SWISH f32 f16 | 8
@@ -64,7 +66,7 @@ SUM f32 f16 i32 i64 i8 u8 i16 | 6
 REDUCE_MAX f32 f16 i32 i64 i8 u8 i16 | 6
 REDUCE_MIN f32 f16 i32 i64 i8 u8 i16 | 6
 REDUCE_PROD f32 i32 i64 i8 u8 i16 | 8
-CAST f32 f16 i32 i64 i8 u8 i16 u32 bool | 8
+CAST f32 f16 i32 i64 i8 u8 i16 u16 u32 bool | 8
 RESHAPE f32 f16 i32 i64 i8 u8 i16 u32 bool | 8
 TRANSPOSE f32 f16 i32 i64 i8 u8 i16 bool | 8
 CONCATENATION f32 f16 i32 i64 i8 u8 i16 bool | 6
@@ -81,6 +83,12 @@ SQUEEZE f32 f16 i32 i64 i8 u8 i16 u32 bool | 8
 EXPAND_DIMS f32 f16 i32 i64 i8 u8 i16 u32 bool | 7
 GATHER f32 f16 i32 i64 i8 u8 i16 bool | 8
 GATHER_ND f32 i32 i64 i8 u8 i16 bool | 6
+BITCAST f32 f16 i32 i64 i8 u8 i16 u32 u16 | 8
+IF bool | 8
+WHILE f32 f16 i32 i64 i8 u8 i16 bool u32 | 8
+REDUCE_ANY bool | 8
+REDUCE_ALL bool | 8
+DYNAMIC_UPDATE_SLICE f32 i32 i64 i8 bool | 8
 SCATTER_ND f32 i32 i64 i8 u8 | 8
 ONE_HOT f32 i32 i64 i8 u8 i16 bool | 7
 ARG_MAX f32 i32 i8 u8 bool | 8

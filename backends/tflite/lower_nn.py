@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir.backends.tflite.lowering import operand, rank_of
+from lepton_ir.backends.tflite.lower_tensor import reduced, window_parts
+from lepton_ir.backends.tflite.lowering import (
+    cut,
+    dtype_of,
+    i64,
+    operand,
+    rank_of,
+    shape_of,
+    static_shape,
+)
 from lepton_ir.backends.tflite.windows import padding_of, spatial
 from lepton_ir.ops.channels_last import channels_first, channels_last
 
@@ -51,11 +60,32 @@ def _conv_nhwc(b: Builder, op: Op) -> list[Value]:
     if rank_of(x) == 3:
         return _as_plane(b, op)
     axes = spatial(op)
+    if len(axes) == 3 and op.attr("group") != 1:
+        return _conv_groups(b, op)
     if padding_of(op):
         raise ValueError("no operator does this convolution")
     padded = _padded(b, x, axes, 0.0)
     attrs = {k: v for k, v in op.attrs.items() if k not in ("pads", "auto_pad")}
     return [b.build("conv_nhwc", padded, w, *op.operands[2:], **attrs).result]
+
+
+def _conv_groups(b: Builder, op: Op) -> list[Value]:
+    """CONV_3D has no groups: each is a convolution of its own."""
+    x, w = operand(op, 0), operand(op, 1)
+    group, last = op.attr("group"), rank_of(x) - 1
+    channels, filters = shape_of(x)[-1], shape_of(w)[0]
+    if not isinstance(channels, int) or not isinstance(filters, int):
+        raise ValueError("the channels are not known")
+    attrs = {k: v for k, v in op.attrs.items() if k != "group"}
+    ins, outs = channels // group, filters // group
+    parts = []
+    for i in range(group):
+        part = cut(b, x, last, i * ins, (i + 1) * ins)
+        weights = cut(b, w, 0, i * outs, (i + 1) * outs)
+        parts.append(b.build("conv_nhwc", part, weights, **attrs).result)
+    y = b.concat(*parts, axis=last)
+    bias = op.operands[2] if len(op.operands) > 2 else None
+    return [y if bias is None else b.add(y, bias)]
 
 
 def _padded(b: Builder, x: Value, axes: list[Any], value: float) -> Value:
@@ -98,15 +128,48 @@ def _pool_nhwc(b: Builder, op: Op) -> list[Value]:
     if rank_of(x) == 3:
         return _as_plane(b, op)
     axes = spatial(op)
-    if op.attr("dilations") and any(d > 1 for d in op.attr("dilations")):
-        raise ValueError("pools are not dilated")
+    if not all(a.known for a in axes) or any(a.begin < 0 for a in axes):
+        raise ValueError("the padding is not known")
+    if len(axes) != 2 or any(a.dilation > 1 for a in axes):
+        return [_by_slices(b, op, x, axes)]
     if padding_of(op) and not (op.name != "max_pool_nhwc" and op.attr("count_include_pad")):
         raise ValueError("no operator does this pool")
-    if not all(a.known for a in axes):
-        raise ValueError("the padding is not known")
+    if op.name == "l2_pool_nhwc":
+        raise ValueError("the padding is neither SAME nor VALID")
     if op.name == "max_pool_nhwc":
         return [_max_pool(b, op, x, axes)]
     return [_average_pool(b, op, x, axes)]
+
+
+def _by_slices(b: Builder, op: Op, x: Value, axes: list[Any]) -> Value:
+    """One axis after the other: the taps of a window are slices with its stride."""
+    kind = dtype_of(x)
+    largest = op.name == "max_pool_nhwc"
+    if op.name == "l2_pool_nhwc" or not (largest or kind.is_float):
+        raise ValueError("there is no such pool")
+    low = 0.0 if not largest else -np.inf if kind.is_float else np.iinfo(kind.numpy).min
+    covering = _covering(axes)
+    x = _padded(b, x, covering, low)
+    for i, a in enumerate(axes):
+        parts = window_parts(b, x, 1 + i, (a.kernel, a.stride, a.dilation, int(a.out)))
+        x = reduced(b, "max" if largest else "add", parts)
+    if largest:
+        return x
+    factors = _shares(op, axes)
+    found: Value = b.mul(x, b.const((1 / factors).astype(kind.numpy)[None, ..., None]))
+    return found
+
+
+def _shares(op: Op, axes: list[Any]) -> Any:
+    """Return how many elements of each window count."""
+    found: Any = np.ones(())
+    for a in axes:
+        taps = (np.arange(int(a.out)) * a.stride - a.begin)[:, None]
+        taps = taps + np.arange(a.kernel) * a.dilation
+        whole = op.attr("count_include_pad")
+        low, high = (-a.begin, a.size + a.end) if whole else (0, a.size)
+        found = np.multiply.outer(found, ((taps >= low) & (taps < high)).sum(axis=1))
+    return found
 
 
 def _covering(axes: list[Any]) -> list[Any]:
@@ -132,17 +195,7 @@ def _average_pool(b: Builder, op: Op, x: Value, axes: list[Any]) -> Value:
     covering = _covering(axes)
     attrs = {k: v for k, v in op.attrs.items() if k in ("strides", "kernel_shape")}
     mean = b.build("average_pool_nhwc", _padded(b, x, covering, 0.0), **attrs).result
-    shares = []
-    for a, wide in zip(axes, covering, strict=True):
-        starts = np.arange(a.out) * a.stride - a.begin
-        if op.attr("count_include_pad"):
-            low, high = -a.begin, a.size + a.end
-        else:
-            low, high = 0, a.size
-        counted = np.minimum(starts + a.kernel, high) - np.maximum(starts, low)
-        shares.append(counted / a.kernel)
-        assert wide.begin == a.begin
-    share = np.multiply.outer(*shares)
+    share = _shares(op, axes) / np.prod([a.kernel for a in axes])
     if np.all(share == 1):
         return mean
     factor = (1 / share).astype(x.dtype.numpy).reshape(1, *share.shape, 1)
@@ -249,36 +302,27 @@ def _gemm(b: Builder, op: Op) -> list[Value]:
     return [b.add(y, bias)]
 
 
-def _softmax(b: Builder, op: Op) -> list[Value]:
-    """The axis goes last; before opset 13 all axes from it on are one."""
-    x = operand(op, 0)
-    rank = rank_of(x)
-    axis = op.attr("axis") % max(rank, 1)
-    if op.attr("coerce_2d") and axis != rank - 1:
-        raise ValueError("it works over several axes at once")
-    if axis == rank - 1 or not rank:
-        raise ValueError("no operator does this softmax")
-    perm = [*(i for i in range(rank) if i != axis), axis]
-    y = b.build(op.name, b.transpose(x, perm=perm)).result
-    return [b.transpose(y, perm=[perm.index(i) for i in range(rank)])]
+def _depth_to_space(b: Builder, op: Op) -> list[Value]:
+    """Blocks in the order of CRD, as a transpose between reshapes."""
+    x, size = operand(op, 0), op.attr("blocksize")
+    n, h, w, c = static_shape(x)
+    rest = c // (size * size)
+    if op.attr("mode") == "DCR":
+        parts, perm = (n, h, w, size, size, rest), (0, 1, 3, 2, 4, 5)
+    else:
+        parts, perm = (n, h, w, rest, size, size), (0, 1, 4, 2, 5, 3)
+    moved = b.transpose(b.reshape(x, i64(b, *parts)), perm=perm)
+    return [b.reshape(moved, i64(b, n, h * size, w * size, rest))]
 
 
-def _resize(b: Builder, op: Op) -> list[Value]:
-    """The plane of (N, C, H, W) goes into the middle."""
-    x, y = operand(op, 0), op.results[0]
-    if rank_of(x) != 4 or (x.shape or ())[1] != (y.shape or ())[1]:
-        raise ValueError("TFLite resizes the two middle axes of four")
-    if (x.shape or ())[3] == (y.shape or ())[3]:
-        raise ValueError("no operator resizes so")
-    rest = list(op.operands[1:])
-    if rest and rest[0] is not None:
-        raise ValueError("there is a region of interest")
-    if op.attr("axes") is not None:
-        raise ValueError("the axes are given")
-    order = b.const(np.asarray([0, 2, 3, 1], np.int64))
-    rest = [None if v is None else b.gather(v, order) for v in rest]
-    x = b.transpose(x, perm=(0, 2, 3, 1))
-    return [b.transpose(b.build("resize", x, *rest, **op.attrs).result, perm=(0, 3, 1, 2))]
+def _space_to_depth(b: Builder, op: Op) -> list[Value]:
+    """As ``depth_to_space_nhwc``, backwards."""
+    x, size = operand(op, 0), op.attr("blocksize")
+    n, h, w, c = static_shape(x)
+    blocks = b.reshape(x, i64(b, n, h // size, size, w // size, size, c))
+    perm = (0, 1, 3, 2, 4, 5) if op.attr("mode") == "DCR" else (0, 1, 3, 5, 2, 4)
+    moved = b.transpose(blocks, perm=perm)
+    return [b.reshape(moved, i64(b, n, h // size, w // size, c * size * size))]
 
 
 LOWERINGS: dict[str, Callable[[Any, Any], Any]] = {
@@ -293,9 +337,8 @@ LOWERINGS: dict[str, Callable[[Any, Any], Any]] = {
     "conv_transpose_nhwc": _conv_transpose_nhwc,
     "max_pool_nhwc": _pool_nhwc,
     "average_pool_nhwc": _pool_nhwc,
+    "depth_to_space_nhwc": _depth_to_space,
+    "space_to_depth_nhwc": _space_to_depth,
     "matmul": _matmul,
     "gemm": _gemm,
-    "softmax": _softmax,
-    "log_softmax": _softmax,
-    "resize": _resize,
 }

@@ -9,7 +9,6 @@ import numpy as np
 from lepton_ir.backends.tflite.lowering import (
     full,
     i64,
-    inverse,
     operand,
     optional,
     rank_of,
@@ -18,7 +17,6 @@ from lepton_ir.backends.tflite.lowering import (
     static_shape,
 )
 from lepton_ir.backends.tflite.row import constant_ints
-from lepton_ir.infer import const_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,21 +70,6 @@ def _unsqueeze(b: Builder, op: Op) -> list[Value]:
     return [x]
 
 
-def _gather(b: Builder, op: Op) -> list[Value]:
-    """Negative indices count from the end, which runtimes do not know."""
-    x, indices = operand(op, 0), operand(op, 1)
-    rank = rank_of(x)
-    axis = op.attr("axis") % max(rank, 1)
-    size = shape_of(x)[axis]
-    known = const_array(indices, 1 << 28)
-    if known is not None:
-        if not known.size or known.min() >= 0 or not isinstance(size, int):
-            raise ValueError("no operator gathers so")
-        wrapped = b.const(np.where(known < 0, known + size, known).astype(known.dtype))
-        return [b.gather(x, wrapped, axis=axis)]
-    raise ValueError("indices may be negative")
-
-
 def _size(b: Builder, op: Op) -> list[Value]:
     """The product of the sizes."""
     x = operand(op, 0)
@@ -101,49 +84,6 @@ def _shape(b: Builder, op: Op) -> list[Value]:
         raise ValueError("no operator gives these sizes")
     low, high, _ = slice(start, end).indices(rank_of(x))
     return [b.slice(b.shape(x), i64(b, low), i64(b, max(low, high)))]
-
-
-def _arg(b: Builder, op: Op) -> list[Value]:
-    """The axis is put back behind; the last of equals is the first of the reversed."""
-    x = operand(op, 0)
-    rank = rank_of(x)
-    axis = op.attr("axis") % max(rank, 1)
-    attrs = {"axis": axis, "keepdims": False}
-    if op.attr("select_last_index"):
-        size = shape_of(x)[axis]
-        if not isinstance(size, int):
-            raise ValueError("the size of the axis is not known")
-        backwards = b.slice(x, i64(b, -1), i64(b, np.iinfo(np.int32).min), i64(b, axis), i64(b, -1))
-        found = b.sub(size - 1, b.build(op.name, backwards, **attrs).result)
-    elif op.attr("keepdims"):
-        found = b.build(op.name, x, **attrs).result
-    else:
-        raise ValueError("no operator does this")
-    return [b.unsqueeze(found, i64(b, axis)) if op.attr("keepdims") else found]
-
-
-def _top_k(b: Builder, op: Op) -> list[Value]:
-    """The axis goes last; the smallest are the largest of the negative."""
-    x, k = operand(op, 0), operand(op, 1)
-    rank = rank_of(x)
-    axis = op.attr("axis") % max(rank, 1)
-    perm = [*(i for i in range(rank) if i != axis), axis]
-    moved = axis != rank - 1
-    if not moved and op.attr("largest"):
-        raise ValueError("no operator does this")
-    if not op.attr("largest"):
-        assert x.dtype is not None
-        if x.dtype.kind == "uint":
-            raise ValueError("unsigned elements have no negative")
-        x = b.neg(x)
-    if moved:
-        x = b.transpose(x, perm=perm)
-    values, indices = b.top_k(x, k, results=2)
-    if not op.attr("largest"):
-        values = b.neg(values)
-    if moved:
-        values, indices = (b.transpose(v, perm=inverse(perm)) for v in (values, indices))
-    return [values, indices]
 
 
 def _pad(b: Builder, op: Op) -> list[Value]:
@@ -235,38 +175,20 @@ def _constant_of_shape(b: Builder, op: Op) -> list[Value]:
     raise ValueError(f"FILL does not give {y.dtype}")
 
 
-def _one_hot(b: Builder, op: Op) -> list[Value]:
-    """Compare with 0 .. depth - 1; negative indices count from the end."""
-    indices, depth, values = operand(op, 0), operand(op, 1), operand(op, 2)
-    count = constant_ints(depth)
-    if count is None:
-        raise ValueError("the depth is not a constant")
-    from lepton_ir import dtypes
-
-    size = count[0]
-    rank = rank_of(op.results[0])
-    axis = op.attr("axis") % rank
-    assert indices.dtype is not None
-    if indices.dtype not in (dtypes.I32, dtypes.I64, dtypes.F32):
-        to = dtypes.F32 if indices.dtype.is_float else dtypes.I32
-        indices = b.cast(indices, to=to)
-    wrapped = b.where(
-        b.less(indices, full(b, 0, indices)), b.add(indices, full(b, size, indices)), indices
-    )
-    assert indices.dtype is not None
-    steps = np.arange(size, dtype=indices.dtype.numpy)
-    line = steps.reshape([size if i == axis else 1 for i in range(rank)])
-    hot = b.equal(b.unsqueeze(wrapped, i64(b, axis)), b.const(line))
-    off, on = (b.squeeze(b.slice(values, i64(b, i), i64(b, i + 1)), i64(b, 0)) for i in (0, 1))
-    return [b.where(hot, on, off)]
-
-
 def _reshape(b: Builder, op: Op) -> list[Value]:
-    """A scalar that stays one is the same value."""
-    x = operand(op, 0)
+    """A scalar that stays one is the same value; a 0 in the new shape is a size of x."""
+    x, shape = operand(op, 0), operand(op, 1)
     if x.rank == 0 and op.results[0].rank == 0:
         return [b.identity(x)]
-    raise ValueError("no operator does this reshape")
+    wanted = op.results[0].shape
+    if op.attr("allowzero") or wanted is None:
+        raise ValueError("no operator does this reshape")
+    kept = min(len(wanted), rank_of(x))
+    old = b.slice(b.shape(x), i64(b, 0), i64(b, kept))
+    if kept < len(wanted):
+        old = b.concat(old, i64(b, *[1] * (len(wanted) - kept)), axis=0)
+    shape = b.where(b.equal(shape, full(b, 0, shape)), old, shape)
+    return [b.reshape(x, shape, allowzero=True)]
 
 
 LOWERINGS: dict[str, Callable[[Any, Any], Any]] = {
@@ -274,14 +196,9 @@ LOWERINGS: dict[str, Callable[[Any, Any], Any]] = {
     "reshape": _reshape,
     "squeeze": _squeeze,
     "unsqueeze": _unsqueeze,
-    "gather": _gather,
     "size": _size,
     "shape": _shape,
-    "arg_max": _arg,
-    "arg_min": _arg,
-    "top_k": _top_k,
     "pad": _pad,
     "expand": _expand,
     "constant_of_shape": _constant_of_shape,
-    "one_hot": _one_hot,
 }

@@ -22,8 +22,10 @@ _FLAGS = {
 
 def _kind(op: Op) -> tuple[str, str, str]:
     mode, way = op.attr("mode"), op.attr("coordinate_transformation_mode")
-    shape = op.results[0].shape or ()
-    large = len(shape) == 4 and all(isinstance(d, int) and d > 1 for d in shape[1:3])
+    x = op.operands[0]
+    assert x is not None
+    pairs = zip(x.shape or (), op.results[0].shape or (), strict=True)
+    large = all(isinstance(new, int) and new > 1 for old, new in pairs if old != new)
     if way == "pytorch_half_pixel" and large:
         way = "half_pixel"
     return mode, way, op.attr("nearest_mode") if mode == "nearest" else ""
@@ -55,17 +57,34 @@ def resized(op: Op) -> str:
     return _exact(op)
 
 
+def fits_plane(op: Op) -> bool:
+    """Return whether TFLite does a resize of (N, C, H, W) once the channels are last."""
+    x, y = op.operands[0], op.results[0]
+    assert x is not None
+    old, new = x.shape or (), y.shape or ()
+    axes = op.attr("axes")
+    if len(old) != 4 or old[:2] != new[:2] or old[2:] == new[2:]:
+        return False
+    if not all(isinstance(d, int) for d in (*old[2:], *new[2:])) or _kind(op) not in _FLAGS:
+        return False
+    if axes is not None and {a % 4 for a in axes} - {2, 3}:
+        return False
+    if op.attr("antialias") or op.attr("exclude_outside"):
+        return False
+    return op.attr("keep_aspect_ratio_policy") == "stretch" and not _exact(op)
+
+
 def _exact(op: Op) -> str:
     """Return ``""`` when each scale is the ratio of the sizes, which is what TFLite takes."""
     scales = op.operands[2] if len(op.operands) > 2 else None
-    if scales is None:
+    if scales is None or scales.shape == (0,):
         return ""
     known = const_array(scales)
     x, y = op.operands[0], op.results[0]
     assert x is not None
     if known is None:
         return "the scales are not constants"
-    axes = op.attr("axes") or range(4)
+    axes = range(4) if op.attr("axes") is None else op.attr("axes")
     for axis, scale in zip(axes, known.reshape(-1).tolist(), strict=True):
         before, after = (x.shape or ())[axis], (y.shape or ())[axis]
         if not isinstance(before, int) or not isinstance(after, int):

@@ -25,7 +25,7 @@ class Row:
         builtin: the operator, or what says which one it is.
         write: adds it to a graph.
         fits: what else forbids it: a reason, ``""`` for none.
-        judged: the operand whose element type the kernel's list is about.
+        judged: the operand whose element type the kernel's list is about; -1 for the result.
         ranked: whether the kernel's highest rank binds all operands and results.
         empty: whether it takes tensors without elements.
     """
@@ -53,10 +53,11 @@ class Row:
         builtin = self.kind(op)
         kernel = kernels()[builtin]
         values = [*op.operands, *op.results]
-        if not self.empty and any(v is not None and 0 in (v.shape or ()) for v in values):
+        data = [v for v in (*op.operands[: self.judged + 1], *op.results) if v is not None]
+        if not self.empty and any(0 in (v.shape or ()) for v in data):
             return f"LiteRT's {builtin} does not take tensors without elements"
-        judged = op.operands[self.judged] if op.operands else op.results[0]
-        dtype = op.results[0].dtype if judged is None else judged.dtype
+        judged = op.operands[self.judged] if op.operands and self.judged >= 0 else None
+        dtype = judged.dtype if judged is not None else op.results[0].dtype if op.results else None
         if dtype is not None and dtype.name not in kernel.dtypes:
             return f"LiteRT's {builtin} does not take {dtype}"
         rank = max((v.rank or 0 for v in values if v is not None), default=0)

@@ -74,4 +74,4 @@ class LiteRtRunner:
         for index, array in given.items():
             self._interpreter.set_tensor(index, np.asarray(array, order="C"))
         self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for _, index in self._outputs]
+        return [np.asarray(self._interpreter.get_tensor(index)) for _, index in self._outputs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from lepton_ir.backends.tflite import table_elementwise, table_nn, table_shape
+from lepton_ir.backends.tflite import control, table_elementwise, table_nn, table_shape
 
 if TYPE_CHECKING:
     from lepton_ir.backends.tflite.row import Row
@@ -18,7 +18,7 @@ STRUCTURE = frozenset({"const", "return", "yield", "identity"})
 @functools.cache
 def rows() -> dict[str, Row]:
     """Return the row of each operation that has one."""
-    return {**table_elementwise.ROWS, **table_shape.ROWS, **table_nn.ROWS}
+    return {**table_elementwise.ROWS, **table_shape.ROWS, **table_nn.ROWS, **control.ROWS}
 
 
 def reason_against(op: Op) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.backends.tflite.graph import type_number
+from lepton_ir.backends.tflite.kernels import kernels
 from lepton_ir.backends.tflite.row import Row, fusing, plain
 from lepton_ir.infer import const_array
 
@@ -40,7 +41,7 @@ def _cast(g: Graph, op: Op) -> None:
 def _cast_fits(op: Op) -> str:
     to = op.results[0].dtype
     assert to is not None
-    known = ("f32", "f16", "i32", "i64", "i8", "u8", "i16", "u32", "bool")
+    known = kernels()["CAST"].dtypes
     return "" if to.name in known else f"LiteRT's CAST does not give {to}"
 
 
@@ -61,8 +62,11 @@ def _pow(op: Op) -> str:
     return "" if x.dtype is y.dtype else "POW takes operands of one type"
 
 
-def _shift(op: Op) -> str:
-    return "" if op.attr("direction") == "RIGHT" else "there is a shift to the right only"
+def _same_shape(op: Op) -> str:
+    a, b = op.operands
+    assert a is not None
+    assert b is not None
+    return "" if a.shape == b.shape else "the operator does not broadcast"
 
 
 def clip_bounds(op: Op) -> tuple[float, float] | None:
@@ -89,7 +93,7 @@ CLIPS = {
 
 
 def _clip_kind(op: Op) -> str:
-    return CLIPS[clip_bounds(op) or (0.0, 6.0)]
+    return CLIPS.get(clip_bounds(op) or (0.0, 6.0), "RELU6")
 
 
 def _clip_fits(op: Op) -> str:
@@ -98,6 +102,16 @@ def _clip_fits(op: Op) -> str:
 
 def _clip(g: Graph, op: Op) -> None:
     g.add(_clip_kind(op), [g.value(op.operands[0])], [g.result(op)])
+
+
+def _same_bits(op: Op) -> str:
+    x, y = op.operands[0], op.results[0]
+    assert x is not None
+    assert x.dtype is not None
+    assert y.dtype is not None
+    if y.dtype.name not in kernels()["BITCAST"].dtypes:
+        return f"LiteRT's BITCAST does not give {y.dtype}"
+    return "" if x.dtype.bits == y.dtype.bits else "the elements have other sizes"
 
 
 def _prelu_fits(op: Op) -> str:
@@ -136,14 +150,20 @@ ROWS = {
             "greater": "GREATER",
             "greater_or_equal": "GREATER_EQUAL",
             "bitwise_xor": "BITWISE_XOR",
+            "right_shift": "RIGHT_SHIFT",
+            "floor_div": "FLOOR_DIV",
+            "rsqrt": "RSQRT",
         }.items()
     },
     **{name: fusing(name.upper()) for name in ("add", "sub", "mul", "div")},
     "max": plain("MAXIMUM", fits=_two),
     "min": plain("MINIMUM", fits=_two),
+    "bitwise_and": plain("STABLEHLO_AND", fits=_same_shape),
+    "left_shift": plain("STABLEHLO_SHIFT_LEFT", fits=_same_shape),
+    "bit_cast": plain("BITCAST", fits=_same_bits),
+    "atan2": plain("ATAN2", fits=_same_shape),
     "mod": plain("FLOOR_MOD", fits=_mod),
     "pow": plain("POW", fits=_pow),
-    "bit_shift": plain("RIGHT_SHIFT", fits=_shift),
     "elu": plain("ELU", fits=_elu),
     "leaky_relu": Row("LEAKY_RELU", _leaky_relu),
     "prelu": plain("PRELU", fits=_prelu_fits),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lepton_ir.backends.tflite.graph import enum
+from lepton_ir import dtypes
+from lepton_ir.backends.tflite.graph import enum, type_number
 from lepton_ir.backends.tflite.resizing import resize_options, resized
 from lepton_ir.backends.tflite.row import Row, constant_ints, is_constant
 from lepton_ir.backends.tflite.windows import padding_of, spatial
@@ -110,9 +111,6 @@ def _conv_transpose(g: Graph, op: Op) -> None:
 
 def _sizes(g: Graph, x: Value | None, shape: tuple[object, ...]) -> int:
     """Return the sizes of a result; the batch may be that of ``x``."""
-    from lepton_ir import dtypes
-    from lepton_ir.backends.tflite.graph import type_number
-
     rest = [d for d in shape[1:] if isinstance(d, int)]
     if isinstance(shape[0], int):
         return g.ints([shape[0], *rest])
@@ -253,29 +251,42 @@ _REDUCTIONS = {
 }
 
 
-def _reduce(g: Graph, op: Op) -> None:
+def _given_axes(op: Op) -> Value | None:
+    """Return the axes unless they are absent or none."""
+    axes = op.operands[1] if len(op.operands) > 1 else None
+    return None if axes is None or axes.shape == (0,) else axes
+
+
+def _reduce_kind(op: Op) -> str:
     x = op.operands[0]
+    if x is not None and x.dtype is dtypes.BOOL:
+        return {"reduce_max": "REDUCE_ANY", "reduce_min": "REDUCE_ALL"}[op.name]
+    return _REDUCTIONS[op.name]
+
+
+def _reduce(g: Graph, op: Op) -> None:
+    x, axes = op.operands[0], _given_axes(op)
     assert x is not None
-    axes = constant_ints(op.operands[1]) if len(op.operands) > 1 else None
+    known = constant_ints(axes)
     rank = x.rank or 0
-    chosen = sorted({a % rank for a in axes}) if axes else list(range(rank))
-    g.add(
-        _REDUCTIONS[op.name],
-        [g.value(x), g.ints(chosen)],
-        [g.result(op)],
-        keep_dims=bool(op.attr("keepdims")),
-    )
+    if axes is not None and known is None:
+        chosen = g.narrow(axes)
+    else:
+        chosen = g.ints(sorted({a % rank for a in known}) if known else range(rank))
+    keep = bool(op.attr("keepdims"))
+    g.add(_reduce_kind(op), [g.value(x), chosen], [g.result(op)], keep_dims=keep)
 
 
 def _reduce_fits(op: Op) -> str:
-    axes = op.operands[1] if len(op.operands) > 1 else None
-    known = constant_ints(axes)
-    if axes is not None and known is None:
-        return "the axes are not constants"
-    if not known and op.attr("noop_with_empty_axes"):
+    axes = _given_axes(op)
+    if axes is not None and constant_ints(axes) is None and not isinstance(axes.shape[0], int):  # type: ignore[index]
+        return "the number of axes is not known"
+    if axes is None and op.attr("noop_with_empty_axes"):
         return "no axis is reduced"
     x = op.operands[0]
     assert x is not None
+    if x.dtype is dtypes.BOOL and op.name not in ("reduce_max", "reduce_min"):
+        return "there is no such reduction of truth values"
     return "" if x.rank else "x is a scalar"
 
 
@@ -343,7 +354,7 @@ ROWS = {
     },
     "matmul": Row(_matmul_kind, _matmul, _matmul_fits),
     "gemm": Row("FULLY_CONNECTED", _gemm, _gemm_fits),
-    **{name: Row(builtin, _reduce, _reduce_fits) for name, builtin in _REDUCTIONS.items()},
+    **{name: Row(_reduce_kind, _reduce, _reduce_fits) for name in _REDUCTIONS},
     "softmax": Row("SOFTMAX", _softmax, _softmax_fits),
     "log_softmax": Row("LOG_SOFTMAX", _softmax, _softmax_fits),
     "lrn_nhwc": Row("LOCAL_RESPONSE_NORMALIZATION", _lrn, _lrn_fits),

@@ -8,12 +8,13 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.backends.tflite.graph import enum, type_number
-from lepton_ir.backends.tflite.row import Row, constant_ints, is_constant
+from lepton_ir.backends.tflite.ranges import never_negative
+from lepton_ir.backends.tflite.row import Row, constant_ints, plain
 from lepton_ir.infer import const_array, const_tensor, content_of
 
 if TYPE_CHECKING:
     from lepton_ir.backends.tflite.graph import Graph
-    from lepton_ir.ir import Op
+    from lepton_ir.ir import Op, Value
 
 _INT_MAX, _INT_MIN = np.iinfo(np.int32).max, np.iinfo(np.int32).min
 
@@ -75,16 +76,16 @@ def _squeeze_fits(op: Op) -> str:
 
 
 def _unsqueeze(g: Graph, op: Op) -> None:
+    assert op.operands[1] is not None
     axes = constant_ints(op.operands[1])
-    assert axes is not None
-    g.add("EXPAND_DIMS", [g.value(op.operands[0]), g.ints(axes[0])], [g.result(op)])
+    chosen = g.ints(axes[0]) if axes else g.narrow(op.operands[1])
+    g.add("EXPAND_DIMS", [g.value(op.operands[0]), chosen], [g.result(op)])
 
 
 def _unsqueeze_fits(op: Op) -> str:
-    axes = constant_ints(op.operands[1])
-    if axes is None:
-        return "the axes are not constants"
-    return "" if len(axes) == 1 else "EXPAND_DIMS adds one axis"
+    assert op.operands[1] is not None
+    one = op.operands[1].shape in ((), (1,))
+    return "" if one else "EXPAND_DIMS adds one axis"
 
 
 def _transpose(g: Graph, op: Op) -> None:
@@ -106,7 +107,12 @@ def _split(g: Graph, op: Op) -> None:
     axis = op.attr("axis") % max(x.rank or 1, 1)
     sizes = [(r.shape or ())[axis] for r in op.results]
     outputs = [g.result(op, i) for i in range(len(op.results))]
-    inputs = [g.value(x), g.ints([int(s) for s in sizes]), g.ints(axis)]
+    if all(isinstance(s, int) for s in sizes):
+        parts = g.ints([int(s) for s in sizes])
+    else:
+        assert op.operands[1] is not None
+        parts = g.narrow(op.operands[1])
+    inputs = [g.value(x), parts, g.ints(axis)]
     g.add("SPLIT_V", inputs, outputs, num_splits=len(outputs))
 
 
@@ -115,7 +121,8 @@ def _split_fits(op: Op) -> str:
     assert x is not None
     axis = op.attr("axis") % max(x.rank or 1, 1)
     static = all(isinstance((r.shape or ())[axis], int) for r in op.results)
-    return "" if static else "the sizes of the parts are not known"
+    given = len(op.operands) > 1 and op.operands[1] is not None
+    return "" if static or given else "the sizes of the parts are not known"
 
 
 def _slice_plan(op: Op) -> tuple[list[int], list[int], list[int], int] | None:
@@ -152,23 +159,73 @@ def _slice_plan(op: Op) -> tuple[list[int], list[int], list[int], int] | None:
 
 def _slice(g: Graph, op: Op) -> None:
     plan = _slice_plan(op)
-    assert plan is not None
+    if plan is None:
+        _dynamic_slice(g, op)
+        return
     begin, end, stride, mask = plan
     inputs = [g.value(op.operands[0]), g.ints(begin), g.ints(end), g.ints(stride)]
     g.add("STRIDED_SLICE", inputs, [g.result(op)], end_mask=mask)
 
 
+def _dynamic_slice(g: Graph, op: Op) -> None:
+    """Put together bounds that are not constants, axis by axis."""
+    x, starts, ends = op.operands[:3]
+    assert x is not None
+    assert starts is not None
+    assert ends is not None
+    rank = x.rank or 0
+    axes = [a % rank for a in _slice_axes(op) or ()]
+    steps = op.operands[4] if len(op.operands) > 4 else None
+    mask = (1 << rank) - 1
+    for axis in axes:
+        mask &= ~(1 << axis)
+    begin = _by_axis(g, starts, axes, rank, 0)
+    end = _by_axis(g, ends, axes, rank, 0)
+    stride = g.ints([1] * rank) if steps is None else _by_axis(g, steps, axes, rank, 1)
+    g.add("STRIDED_SLICE", [g.value(x), begin, end, stride], [g.result(op)], end_mask=mask)
+
+
+def _slice_axes(op: Op) -> list[int] | None:
+    axes = op.operands[3] if len(op.operands) > 3 else None
+    if axes is not None:
+        return constant_ints(axes)
+    starts = op.operands[1]
+    count = None if starts is None or not starts.shape else starts.shape[0]
+    return list(range(count)) if isinstance(count, int) else None
+
+
+def _by_axis(g: Graph, value: Value, axes: list[int], rank: int, rest: int) -> int:
+    """Return a vector with an element for each axis of x from one for the axes that are cut."""
+    vector = g.narrow(value, clamped=True)
+    if axes == list(range(rank)):
+        return vector
+    parts = []
+    for axis in range(rank):
+        if axis not in axes:
+            parts.append(g.ints([rest]))
+            continue
+        at = axes.index(axis)
+        part = g.temporary(dtypes.I32, (1,), "bound")
+        g.add("STRIDED_SLICE", [vector, g.ints([at]), g.ints([at + 1]), g.ints([1])], [part])
+        parts.append(part)
+    made = g.temporary(dtypes.I32, (rank,), "bounds")
+    g.add("CONCATENATION", parts, [made], axis=0)
+    return made
+
+
 def _slice_fits(op: Op) -> str:
-    return "" if _slice_plan(op) is not None else "the bounds are not constants"
+    if _slice_plan(op) is not None:
+        return ""
+    axes = _slice_axes(op)
+    if axes is None:
+        return "the axes are not constants"
+    return "" if len(set(axes)) == len(axes) else "an axis is cut twice"
 
 
 def _pad(g: Graph, op: Op) -> None:
     x = op.operands[0]
     assert x is not None
-    pads = constant_ints(op.operands[1])
-    assert pads is not None
-    rank = x.rank or 0
-    pairs = g.array(np.asarray(pads, np.int32).reshape(2, rank).T.copy())
+    pairs = _pad_pairs(g, op.operands[1], x.rank or 0)
     if op.attr("mode") == "reflect":
         mode = enum("MirrorPadMode", "REFLECT")
         g.add("MIRROR_PAD", [g.value(x), pairs], [g.result(op)], mode=mode)
@@ -179,6 +236,19 @@ def _pad(g: Graph, op: Op) -> None:
         g.add("PAD", [g.value(x), pairs], [g.result(op)])
     else:
         g.add("PADV2", [g.value(x), pairs, g.value(value)], [g.result(op)])
+
+
+def _pad_pairs(g: Graph, pads: Value | None, rank: int) -> int:
+    """Return the pads as pairs, one for each axis."""
+    assert pads is not None
+    known = constant_ints(pads)
+    if known is not None:
+        return g.array(np.asarray(known, np.int32).reshape(2, rank).T.copy())
+    rows = g.temporary(dtypes.I32, (2, rank), "pads")
+    pairs = g.temporary(dtypes.I32, (rank, 2), "pads")
+    g.add("RESHAPE", [g.narrow(pads), g.ints([2, rank])], [rows], new_shape=[2, rank])
+    g.add("TRANSPOSE", [rows, g.ints([1, 0])], [pairs])
+    return pairs
 
 
 def _pad_kind(op: Op) -> str:
@@ -192,7 +262,7 @@ def _pad_fits(op: Op) -> str:
         return "the axes are an operand"
     pads = constant_ints(op.operands[1])
     if pads is None:
-        return "the pads are not constants"
+        return "" if op.attr("mode") == "constant" else "the pads are not constants"
     if min(pads, default=0) < 0:
         return "a pad is negative"
     x = op.operands[0]
@@ -270,16 +340,13 @@ def _gather(g: Graph, op: Op) -> None:
     g.add("GATHER", [g.value(x), g.value(indices)], [g.result(op)], axis=axis)
 
 
-def within(op: Op, x_index: int, indices_index: int, axis: int) -> str:
-    """Return why indices may be negative, which runtimes refuse; ``""`` when they cannot be."""
-    indices = const_array(op.operands[indices_index], 1 << 28)
-    if indices is None:
-        return "indices may be negative"
-    return "indices are negative" if indices.size and indices.min() < 0 else ""
+def _safe(value: Value | None) -> str:
+    """Return ``""`` when no index is negative: runtimes refuse such ones."""
+    return "" if never_negative(value) else "indices may be negative"
 
 
 def _gather_fits(op: Op) -> str:
-    return within(op, 0, 1, op.attr("axis"))
+    return _safe(op.operands[1])
 
 
 def _range(g: Graph, op: Op) -> None:
@@ -290,7 +357,11 @@ def _top_k(g: Graph, op: Op) -> None:
     x, k = op.operands
     assert k is not None
     count = constant_ints(k)
-    number = g.ints(count[0]) if count else g.narrow(k)
+    if count:
+        number = g.ints(count[0])
+    else:
+        number = g.temporary(dtypes.I32, (), "k")
+        g.add("SQUEEZE", [g.narrow(k)], [number], squeeze_dims=[0])
     indices = op.results[1]
     assert indices.shape is not None
     small = g.temporary(dtypes.I32, indices.shape, f"{indices.name or 'indices'}_i32")
@@ -301,15 +372,12 @@ def _top_k(g: Graph, op: Op) -> None:
 
 
 def _top_k_fits(op: Op) -> str:
-    x, k = op.operands
+    x = op.operands[0]
     assert x is not None
-    assert k is not None
     if op.attr("axis") % max(x.rank or 1, 1) != (x.rank or 1) - 1:
         return "TOPK_V2 works along the last axis"
     if not op.attr("largest"):
         return "TOPK_V2 gives the largest elements"
-    if constant_ints(k) is None:
-        return "k is a vector, not a constant"
     return ""
 
 
@@ -329,14 +397,26 @@ def _arg(g: Graph, op: Op) -> None:
 
 
 def _cum_sum(g: Graph, op: Op) -> None:
+    assert op.operands[1] is not None
     axis = constant_ints(op.operands[1])
-    assert axis is not None
+    chosen = g.ints(axis[0]) if axis else g.narrow(op.operands[1])
     flags = {"exclusive": op.attr("exclusive"), "reverse": op.attr("reverse")}
-    g.add("CUMSUM", [g.value(op.operands[0]), g.ints(axis[0])], [g.result(op)], **flags)
+    g.add("CUMSUM", [g.value(op.operands[0]), chosen], [g.result(op)], **flags)
 
 
-def _cum_sum_fits(op: Op) -> str:
-    return "" if is_constant(op.operands[1]) else "the axis is not a constant"
+def _non_zero(g: Graph, op: Op) -> None:
+    x, y = op.operands[0], op.results[0]
+    assert x is not None
+    assert y.shape is not None
+    rows = g.temporary(dtypes.I64, (y.shape[1], x.rank), "places")
+    g.add("WHERE", [g.value(x)], [rows])
+    g.add("TRANSPOSE", [rows, g.ints([1, 0])], [g.result(op)])
+
+
+def _non_zero_fits(op: Op) -> str:
+    x = op.operands[0]
+    assert x is not None
+    return "" if x.rank else "x is a scalar"
 
 
 def _reverse_sequence(g: Graph, op: Op) -> None:
@@ -351,7 +431,7 @@ def _gather_nd(g: Graph, op: Op) -> None:
 def _gather_nd_fits(op: Op) -> str:
     if op.attr("batch_dims"):
         return "GATHER_ND has no batch axes"
-    return within(op, 0, 1, 0)
+    return _safe(op.operands[1])
 
 
 def _scatter_nd(g: Graph, op: Op) -> None:
@@ -369,7 +449,7 @@ def _scatter_nd_fits(op: Op) -> str:
         return "SCATTER_ND adds to zeros"
     splat = payload.splat_value()
     zeros = splat == 0 if splat is not None else not payload.numpy().any()
-    return within(op, 0, 1, 0) if zeros else "SCATTER_ND adds to zeros"
+    return _safe(op.operands[1]) if zeros else "SCATTER_ND adds to zeros"
 
 
 def _one_hot(g: Graph, op: Op) -> None:
@@ -395,30 +475,32 @@ def _one_hot_fits(op: Op) -> str:
     _indices, depth, values = op.operands
     if const_array(values) is None or constant_ints(depth) is None:
         return "depth and values are not constants"
-    return within(op, 0, 0, 0)
+    return _safe(op.operands[0])
 
 
 ROWS = {
-    "reshape": Row("RESHAPE", _reshape, _reshape_fits),
-    "squeeze": Row("SQUEEZE", _squeeze, _squeeze_fits),
-    "unsqueeze": Row("EXPAND_DIMS", _unsqueeze, _unsqueeze_fits),
-    "transpose": Row("TRANSPOSE", _transpose),
-    "concat": Row("CONCATENATION", _concat),
+    "reshape": Row("RESHAPE", _reshape, _reshape_fits, empty=True),
+    "squeeze": Row("SQUEEZE", _squeeze, _squeeze_fits, empty=True),
+    "unsqueeze": Row("EXPAND_DIMS", _unsqueeze, _unsqueeze_fits, empty=True),
+    "transpose": Row("TRANSPOSE", _transpose, empty=True),
+    "concat": Row("CONCATENATION", _concat, empty=True),
     "split": Row("SPLIT_V", _split, _split_fits),
     "slice": Row("STRIDED_SLICE", _slice, _slice_fits),
-    "pad": Row(_pad_kind, _pad, _pad_fits),
-    "tile": Row("TILE", _tile),
-    "expand": Row("BROADCAST_TO", _expand, _expand_fits),
+    "pad": Row(_pad_kind, _pad, _pad_fits, empty=True),
+    "tile": Row("TILE", _tile, empty=True),
+    "expand": Row("BROADCAST_TO", _expand, _expand_fits, empty=True),
     "constant_of_shape": Row("FILL", _constant_of_shape, _constant_of_shape_fits, judged=0),
     "range": Row("RANGE", _range),
-    "shape": Row("SHAPE", _shape, _shape_fits),
-    "gather": Row("GATHER", _gather, _gather_fits),
+    "shape": Row("SHAPE", _shape, _shape_fits, empty=True),
+    "gather": Row("GATHER", _gather, _gather_fits, empty=True),
     "gather_nd": Row("GATHER_ND", _gather_nd, _gather_nd_fits),
     "scatter_nd": Row("SCATTER_ND", _scatter_nd, _scatter_nd_fits),
     "one_hot": Row("ONE_HOT", _one_hot, _one_hot_fits, judged=2),
     "top_k": Row("TOPK_V2", _top_k, _top_k_fits),
     "arg_max": Row("ARG_MAX", _arg, _arg_fits),
     "arg_min": Row("ARG_MIN", _arg, _arg_fits),
-    "cum_sum": Row("CUMSUM", _cum_sum, _cum_sum_fits),
+    "cum_sum": Row("CUMSUM", _cum_sum),
+    "non_zero": Row("WHERE", _non_zero, _non_zero_fits),
+    "dynamic_update_slice": plain("DYNAMIC_UPDATE_SLICE"),
     "reverse_sequence": Row("REVERSE_SEQUENCE", _reverse_sequence),
 }

@@ -63,7 +63,11 @@ def _infer(ctx: InferContext) -> Type:
         return TensorType(dtype, None)
     if axes is None:
         kept = (d if isinstance(d, int) and d == 1 else None for d in shape)
-        return TensorType(dtype, kept if keep else None)
+        if keep:
+            return TensorType(dtype, kept)
+        count = (ctx.shape("axes") or (None,))[0]  # each axis once, as the meaning demands
+        known = isinstance(count, int) and 0 < count <= len(shape)
+        return TensorType(dtype, (None,) * (len(shape) - count) if known else None)  # type: ignore[operator]
     rank = len(shape)
     for axis in axes:
         if not -rank <= axis < rank:
