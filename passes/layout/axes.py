@@ -276,8 +276,8 @@ def _matmul(op: Op, order: Order) -> Plan | None:
     return None
 
 
-_LAST_AXIS = frozenset({"softmax", "log_softmax", "hardmax", "top_k", "lp_normalization"})
-"""What has kernels for the last axis only, where channels go last: that axis stays the last."""
+LAST_AXIS = frozenset({"softmax", "log_softmax", "hardmax", "top_k", "lp_normalization"})
+"""What has kernels for the last axis only where channels go last: others need transposes."""
 
 _DEEP = frozenset({"reshape", "flatten", "resize"})
 """What is passed only on request: others recognise patterns by the places of transposes there."""
@@ -339,8 +339,6 @@ def plan(
         return _elementwise(op, order)
     if first is None or first.rank != len(order):
         return None
-    if deep and op.name in _LAST_AXIS and _attr_axis(op, len(order)) == len(order) - 1:
-        return handler(op, order) if order[-1] == len(order) - 1 else None
     return handler(op, order)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lepton_ir.infer import const_tensor
 from lepton_ir.ir import Op, Value
-from lepton_ir.passes.layout.axes import plan, principal_order, source_order
+from lepton_ir.passes.layout.axes import LAST_AXIS, plan, principal_order, source_order
 from lepton_ir.passes.layout.order import Order, Plan, compose, is_identity, perm_of
 from lepton_ir.rewrite import is_dead
 from lepton_ir.tensors import ElidedTensor
@@ -114,7 +114,7 @@ class Region:
 
 
 class _Network:
-    """A flow network whose finite capacities are all 1."""
+    """A flow network."""
 
     def __init__(self) -> None:
         self.heads: list[int] = []
@@ -145,21 +145,27 @@ class _Network:
                     queue.append(head)
         return found
 
-    def augment(self) -> bool:
-        """Push one unit from source to sink."""
+    def augment(self) -> int:
+        """Push as much as one more path from source to sink takes; return how much."""
         found = self.reach()
         if _SINK not in found:
-            return False
+            return 0
+        path = []
         at = _SINK
         while at != _SOURCE:
-            e = found[at]
-            self.room[e] -= 1
-            self.room[e ^ 1] += 1
-            at = self.heads[e ^ 1]
-        return True
+            path.append(found[at])
+            at = self.heads[found[at] ^ 1]
+        amount = min(self.room[e] for e in path)
+        for e in path:
+            self.room[e] -= amount
+            self.room[e ^ 1] += amount
+        return amount
 
 
 _MANY = 1 << 30
+
+_UNIT = 64
+"""What a transpose costs; one at an end of the graph costs 1 less where a region is deep."""
 
 
 @dataclass
@@ -201,31 +207,76 @@ def _sides(region: Region, value: Value, nodes: dict[Op, int]) -> _Sides | None:
     return _Sides(made, readers)
 
 
+def _weight(region: Region, value: Value) -> int:
+    """Return what a transpose of ``value`` costs."""
+    if not region.deep:
+        return _UNIT
+    return _UNIT - (_given(value) or _returned(value))
+
+
+def _given(value: Value) -> bool:
+    """Whether ``value`` is an argument, or a transposed one."""
+    op = value.op
+    if op is not None and op.name == "transpose" and op.operands[0] is not None:
+        op = op.operands[0].op
+    return op is None
+
+
+def _returned(value: Value) -> bool:
+    """Whether ``value`` is returned, as it is or transposed."""
+    for user in value.users:
+        turned = user.result.users if user.name == "transpose" else ()
+        if user.name == "return" or any(u.name == "return" for u in turned):
+            return True
+    return False
+
+
+def _own_costs(region: Region, op: Op) -> tuple[int, int]:
+    """Return what transposes inside of ``op`` cost when it is left alone, and when it is not."""
+    found = region.plans[op]
+    if not region.deep or op.name not in LAST_AXIS or op.operands[0] is None:
+        return 0, 0
+    last = (op.operands[0].rank or 0) - 1
+    axes = (op.attr("axis"), found.attrs.get("axis"))
+    before, after = (2 * _UNIT * (a not in (-1, last)) for a in axes)
+    return before, after
+
+
 def best_label(region: Region) -> set[Op]:
     """Return the operations to compute in the new order; empty when that removes no transpose."""
     network = _Network()
     nodes = {op: network.node() for op in region.plans}
     cost = 0
+    for op, node in nodes.items():
+        before, after = _own_costs(region, op)
+        cost += before
+        network.edge(_SOURCE, node, before)
+        network.edge(node, _SINK, after)
     for value in region.orders:
         sides = _sides(region, value, nodes)
         if sides is None:
             continue
         made = sides.producer
+        unit = _weight(region, value)
         # A value wanted as transposed by several costs one transpose, in either direction.
-        cost += bool(sides.readers - {_SOURCE}) if made == _SOURCE else _SOURCE in sides.readers
+        one = bool(sides.readers - {_SOURCE}) if made == _SOURCE else _SOURCE in sides.readers
+        cost += unit * one
         if made != _SINK:
             middle = network.node()
-            network.edge(made, middle, 1)
+            network.edge(made, middle, unit)
             for reader in sorted(sides.readers):
                 network.edge(middle, reader, _MANY)
         if made != _SOURCE:
             middle = network.node()
-            network.edge(middle, made, 1)
+            network.edge(middle, made, unit)
             for reader in sorted(sides.readers):
                 network.edge(reader, middle, _MANY)
     flow = 0
-    while flow < cost and network.augment():
-        flow += 1
+    while flow < cost:
+        pushed = network.augment()
+        if not pushed:
+            break
+        flow += pushed
     if flow >= cost:
         return set()
     found = network.reach()
