@@ -223,6 +223,10 @@ class PermutedTensor(Tensor):
         super().__init__(source.dtype, shape or tuple(self.split[i] for i in order))
         self._array: weakref.ref[np.ndarray[Any, Any]] | None = None
 
+    def rearranges_as(self, other: PermutedTensor) -> bool:
+        """Whether ``other`` moves the elements of its source alike."""
+        return (self.order, self.split) == (other.order, other.split)
+
     @property
     def is_plain(self) -> bool:
         """Whether nothing is reshaped behind the change of order."""
@@ -453,9 +457,8 @@ def same_content(a: Tensor, b: Tensor) -> bool:
             return True
         if a.fingerprint() != b.fingerprint():
             return False
-    if isinstance(a, PermutedTensor) and isinstance(b, PermutedTensor):
-        if a.order == b.order and a.split == b.split:
-            return same_content(a.source, b.source)
+    if isinstance(a, PermutedTensor) and isinstance(b, PermutedTensor) and a.rearranges_as(b):
+        return same_content(a.source, b.source)
     if a.dtype is dtypes.STRING:
         return bool(np.array_equal(a.numpy(), b.numpy()))
     return _same_bytes(a, b)
