@@ -274,12 +274,75 @@ def test_images_that_come_plain():
     check(body, x=codes("i8", 2, 9, 33, 40))
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+@pytest.mark.parametrize(("x", "w", "attrs"), IMAGES)
+def test_convolutions_with_a_zero_point_from_data(x, w, attrs, dtype, target):
+    body = f"""
+  %w = const() {{value={codes("i8", *w).tolist()}}} : i8[{",".join(map(str, w))}]
+  %y = conv_integer(%x, %w, %z) {{{attrs}}}
+  %c = cast(%y) {{to=f32}}
+  return(%y, %c)"""
+    given = codes(dtype, *x, seed=1)
+    for zero in (given.min(), given.max(), given.dtype.type(17)):
+        check(body, target, x=given, z=np.array(zero))
+
+
+def test_dynamically_quantized_convolutions_take_no_other_road():
+    body = """
+  %q, %s, %z = dynamic_quantize_linear(%x)
+  %w = const() {value=rand(1)} : i8[24,20,3,3]
+  %v = const() {value=rand(2)} : i8[8,20,5,5]
+  %a = conv_integer(%q, %w, %z) {pads=[1, 1, 1, 1]}
+  %b = conv_integer(%q, %v, %z) {pads=[2, 2, 2, 2]}
+  return(%a, %b, %q)"""
+    for scale in (0.1, 3.0):
+        check(body, x=(scale * normal(2, 20, 9, 13) + 0.3 * scale).astype(np.float32))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+@pytest.mark.parametrize(
+    ("x", "w", "attrs"),
+    [
+        ((1, 4, 9), (4, 2, 3), "group=2"),
+        ((2, 24, 7, 9), (24, 3, 3, 3), "pads=[1, 1, 1, 1], group=8"),
+        ((1, 64, 6, 7), (32, 4, 3, 3), "pads=[1, 1, 1, 1], group=16, strides=[2, 2]"),
+        ((1, 16, 6, 7), (32, 1, 3, 3), "pads=[1, 1, 1, 1], group=16"),
+        ((1, 20, 21), (20, 1, 60), "pads=[30, 30], group=20"),
+    ],
+)
+def test_groups_of_some_channels_are_joined(x, w, attrs, dtype, target):
+    body = f"""
+  %w = const() {{value={codes("i8", *w).tolist()}}} : i8[{",".join(map(str, w))}]
+  %z = const() {{value=3}} : {dtype}[]
+  %y = conv_integer(%x, %w, %z) {{{attrs}}}
+  return(%y)"""
+    check(body, target, x=codes(dtype, *x, seed=1))
+
+
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+def test_weights_less_their_zero_points(dtype):
+    w = codes(dtype, 18, 5, 3, 3) // 2 + (50 if dtype == "u8" else 0)
+    low = int(w.astype(int).min())
+    for zero in ([low + 3], [low + 3 + i % 40 for i in range(18)]):
+        shape = str(len(zero)) if len(zero) > 1 else ""
+        body = f"""
+  %w = const() {{value={w.tolist()}}} : {dtype}[18,5,3,3]
+  %p = const() {{value={zero if shape else zero[0]}}} : {dtype}[{shape}]
+  %z = const() {{value=9}} : u8[]
+  %y = conv_integer(%x, %w, %z, %p) {{pads=[1, 1, 1, 1]}}
+  return(%y)"""
+        check(body, x=codes("u8", 1, 5, 8, 9, seed=1))
+
+
 def test_convolutions_without_kernels_are_refused_with_a_reason():
     body = """
-  %w = const() {value=rand(1)} : i8[4,2,3]
-  %y = conv_integer(%x, %w) {group=2}
+  %w = const() {value=[[[0, 255]]]} : u8[1,1,2]
+  %p = const() {value=3} : u8[]
+  %y = conv_integer(%x, %w, %z, %p)
   return(%y)"""
-    check(body, roads="c", x=codes("u8", 1, 4, 9))
+    check(body, roads="c", x=codes("u8", 1, 1, 9), z=np.array(0, np.uint8))
 
 
 def test_residual_network_agrees_with_onnxruntime(tmp_path):

@@ -84,12 +84,12 @@ class Blocked:
     Attributes:
         block: channels of a block; the last block is filled up.
         halo: rows and columns around each plane (before, and after), per spatial axis.
-        fill: what the halo holds: zero, or the zero point of bytes.
+        fill: what the halo holds: zero, or the zero point of bytes, or where that will stand.
     """
 
     block: int
     halo: tuple[tuple[int, int], ...]
-    fill: int = 0
+    fill: int | Ref = 0
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def new_blocked(
     shape: tuple[int, ...],
     halo: Halo,
     dtype: DType = dtypes.F32,
-    fill: int = 0,
+    fill: int | Ref = 0,
     block: int = 0,
 ) -> Tensor:
     """Return a new blocked tensor whose halo is filled.
@@ -53,7 +53,7 @@ def new_blocked(
         shape: its shape.
         halo: rows and columns around its planes.
         dtype: its element type.
-        fill: what the halo of bytes holds; others have zeros.
+        fill: what the halo of bytes holds, or where it stands when known; others have zeros.
         block: channels of a block, by default as many as a vector has lanes.
     """
     block = block or lo.machine.lanes
@@ -71,7 +71,7 @@ def new_blocked(
         planes = count * blocks_of(channels, block)
         rows, columns = _plane(padded)
         top, left = (halo[0], halo[1]) if len(halo) == 2 else ((0, 0), halo[0])
-        kernel = Kernel("halo", (itemsize, block))
+        kernel = Kernel("halo", (itemsize, block, *([True] if isinstance(fill, Ref) else [])))
         lo.call(kernel, base, planes, rows, columns, *top, *left, fill)
     ref = Ref(base.buffer, itemsize * start)
     return Tensor(dtype, shape, ref, tuple(strides), Blocked(block, halo, fill))
@@ -105,7 +105,7 @@ def is_blocked(lo: Lowering, t: Tensor) -> bool:
     return t.blocked is not None and t.blocked.block == lo.machine.lanes
 
 
-def covers(t: Tensor, halo: Halo, fill: int = 0) -> bool:
+def covers(t: Tensor, halo: Halo, fill: int | Ref = 0) -> bool:
     """Return whether the halo of a blocked tensor is at least ``halo``."""
     assert t.blocked is not None
     if t.blocked.fill != fill and any(a or b for a, b in halo):
@@ -116,16 +116,16 @@ def covers(t: Tensor, halo: Halo, fill: int = 0) -> bool:
     )
 
 
-def to_blocked(lo: Lowering, t: Tensor, halo: Halo, fill: int = 0) -> Tensor:
+def to_blocked(lo: Lowering, t: Tensor, halo: Halo, fill: int | Ref = 0) -> Tensor:
     """Return ``t`` blocked, with at least this halo, converted if need be."""
-    if t.dtype is not dtypes.F32 and t.dtype not in BYTES:
-        lo.decline(f"blocked layout of {t.dtype}")
     if is_blocked(lo, t) and covers(t, halo, fill):
         return t
+    if t.dtype is not dtypes.F32 and t.dtype not in BYTES:
+        lo.decline(f"blocked layout of {t.dtype}")
     return lo.form(t, ("blocked", halo, fill), lambda: _converted(lo, t, halo, fill))
 
 
-def _converted(lo: Lowering, t: Tensor, halo: Halo, fill: int) -> Tensor:
+def _converted(lo: Lowering, t: Tensor, halo: Halo, fill: int | Ref) -> Tensor:
     if is_blocked(lo, t):
         made = new_blocked(lo, t.shape, halo, t.dtype, fill)
         pair = [t.strides, made.strides]
@@ -270,13 +270,20 @@ def _copy(dtype: DType) -> Expression:
 
 
 @emits("halo")
-def emit_halo(e: Emitter, itemsize: int, block: int) -> None:
-    """Emit what stands around each plane: zeros, or one byte again and again."""
+def emit_halo(e: Emitter, itemsize: int, block: int, stored: bool = False) -> None:
+    """Emit what stands around each plane: zeros, or one byte again and again.
+
+    Args:
+        e: the emitter.
+        itemsize: bytes of an element.
+        block: elements of a block.
+        stored: whether the last argument is the address of the byte.
+    """
     base, planes, rows, columns, top, bottom, left, right, fill = e.args(9)
     b, size = e.b, itemsize * block
     value = e.zero(e.vec(F32))
     if itemsize == 1:
-        value = e.splat(e.b.trunc(fill, I8), block)
+        value = e.splat(e.load(e.ptr(fill), I8) if stored else e.b.trunc(fill, I8), block)
     first, last = e.share(planes)
     stride = b.mul(columns, i64(size))
     plane_bytes = b.mul(rows, stride)

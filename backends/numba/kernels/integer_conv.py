@@ -29,9 +29,11 @@ from lepton_ir.backends.numba.kernels.blocked import (
 from lepton_ir.backends.numba.kernels.depthwise import TiledRow, moved, store_tile
 from lepton_ir.backends.numba.kernels.epilogue import Epilogue, translate_values
 from lepton_ir.backends.numba.kernels.integer_weights import (
+    in_fewer_groups,
     pack_byte_taps,
     pack_byte_windows,
     start_of_sums,
+    without_zero,
 )
 from lepton_ir.backends.numba.kernels.pixels import as_one_row, to_quads, without_halo
 from lepton_ir.backends.numba.kernels.quads import OFFSET, QUAD, quads_of
@@ -41,7 +43,7 @@ from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Ref, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from lepton_ir.backends.numba.codegen.expression import Expression
     from lepton_ir.backends.numba.machine import Machine
@@ -61,40 +63,49 @@ _SHORT_ROW = 28
 
 @lowers("conv_integer", tail=True)
 def lower_conv_integer(lo: Lowering) -> None:
-    """Lower ConvInteger with constant weights, whose zero points are 0 when they are signed."""
+    """Lower ConvInteger with constant weights that are bytes without their zero points, too.
+
+    Groups that are no whole blocks of channels are joined to some that are, zeros between them.
+    """
     x, weights = lo.operand(0), lo.known(1)
     if x.dtype not in BYTES or weights is None:
         lo.decline("weights that are not constant, or no bytes")
     window = window_of(lo.anchor, x.shape[2:], weights.shape[2:])
     if window is None or min(p for pair in window.pads for p in pair) < 0:
         lo.decline("more than two axes, or negative padding")
-    zero = lo.known(2) if lo.has(2) else np.zeros((), x.dtype.numpy)
-    if zero is None or zero.size != 1:
-        lo.decline("a zero point that depends on data")
-    middle = 128 if weights.dtype == np.uint8 else 0
-    w_zero = lo.known(3) if lo.has(3) else np.zeros((), np.int8)
-    if w_zero is None or (w_zero.astype(np.int64) != middle).any():
-        lo.decline("zero points of weights")
+    if lo.has(2) and lo.operand(2).size != 1:
+        lo.decline("a zero point of several numbers")
+    w_zero = lo.known(3) if lo.has(3) else np.zeros((), weights.dtype)
+    if w_zero is None or without_zero(weights, w_zero) is None:
+        lo.decline("zero points of weights that depend on data, or leave no bytes")
     group, channels, outputs = lo.anchor.attr("group"), x.shape[1], weights.shape[0]
-    block = lo.machine.lanes
-    conv = _Conv(lo, window, int(zero.reshape(())), x)
-    if group == channels == outputs and group > 1:
-        if window.kernel[0] * window.kernel[1] > _MAX_TAPS:
-            lo.decline("a large depthwise window")
+    conv = _Conv(lo, window, x, w_zero)
+    taps = window.kernel[0] * window.kernel[1]
+    if group == channels == outputs and group > 1 and taps <= _MAX_TAPS:
         conv.depthwise()
-    elif group == 1 or not (channels // group % block or outputs // group % block):
-        conv.direct(group)
     else:
-        lo.decline("groups that are no whole blocks of channels")
+        conv.direct(_fewer_groups(group, channels, outputs, lo.machine.lanes))
+
+
+def _fewer_groups(group: int, channels: int, outputs: int, block: int) -> int:
+    """Return the most groups that have whole blocks of channels when others are joined to them."""
+    for fewer in range(group, 1, -1):
+        if group % fewer == 0 and not (channels // fewer % block or outputs // fewer % block):
+            return fewer
+    return 1
 
 
 class _Conv:
     """One convolution being lowered."""
 
-    def __init__(self, lo: Lowering, window: Window, zero: int, x: Tensor) -> None:
+    def __init__(self, lo: Lowering, window: Window, x: Tensor, w_zero: Array) -> None:
         self.lo = lo
         self.window = window
-        self.zero = zero
+        self.zero: int | Ref = 0
+        if lo.has(2):
+            known = lo.known(2)
+            self.zero = lo.plain(lo.operand(2)).ref if known is None else int(known.reshape(()))
+        self.w_zero = w_zero
         self.x = x
         self.flip = x.dtype is BYTES[1]
         dtype, self.shape = lo.type()
@@ -139,18 +150,19 @@ class _Conv:
         return "c", packed, (0, t.itemsize * block, 0, 0)
 
     def direct(self, group: int) -> None:
-        """Add the kernel that sums over channels."""
+        """Add the kernel that sums over channels, those of so many groups apart."""
         lo, block = self.lo, self.lo.machine.lanes
+        groups = lo.anchor.attr("group")
+
+        def pack(w: Array) -> Array:
+            w = in_fewer_groups(w, groups, group)
+            return pack_byte_windows(w, block, lo.machine.lanes, VECTORS, group)
+
         if group == 1 and self.x.shape[1] <= QUAD:
             x, block = to_quads(lo, self.x, self.halo, self.zero), QUAD
         else:
             x = to_blocked(lo, self.x, self.halo, self.zero)
-        weights = lo.packed(
-            1,
-            ("byte windows", block, lo.machine.lanes, group),
-            lambda w: pack_byte_windows(w, block, lo.machine.lanes, VECTORS, group),
-        )
-        assert weights is not None
+        weights = self._packed(("byte windows", block, lo.machine.lanes, groups, group), pack)
         channels, outputs = x.shape[1] // group, self.shape[1] // group
         y, operands = self._joined(x)
         if y is not self.y:
@@ -188,19 +200,38 @@ class _Conv:
         top, left = (p[0] for p in self.window.pads)
         return Ref(x.ref.buffer, x.ref.offset - top * strides[2] - left * strides[3])
 
-    def _start(self) -> Ref:
-        """Return what sums start with, one number an output channel."""
-        lanes, zero = self.lo.machine.lanes, self.zero + (OFFSET if self.flip else 0)
-        found = self.lo.packed(1, ("start", lanes, zero), lambda w: start_of_sums(w, zero, lanes))
+    def _packed(self, form: Hashable, pack: Callable[[Array], Array]) -> Ref:
+        """Return the address of the weights, signed and without zero points, in another form."""
+        zero = self.w_zero
+
+        def make(w: Array) -> Array:
+            moved = without_zero(w, zero)
+            assert moved is not None
+            return pack(moved)
+
+        found = self.lo.packed(1, (form, zero.dtype.name, zero.tobytes()), make)
         assert found is not None
         return found
+
+    def _start(self) -> Ref:
+        """Return what sums start with, one number an output channel."""
+        lo, lanes = self.lo, self.lo.machine.lanes
+        zero = -1
+        if isinstance(self.zero, int):
+            zero = self.zero + (OFFSET if self.flip else 0)
+        found = self._packed(("start", lanes, zero), lambda w: start_of_sums(w, zero, lanes))
+        if isinstance(self.zero, int):
+            return found
+        blocks = blocks_of(self.shape[1], lanes)
+        start = lo.scratch(4 * lanes * blocks)
+        lo.call(Kernel("start_of_sums", (self.flip,)), self.zero, found, start, blocks)
+        return start
 
     def depthwise(self) -> None:
         """Add the kernel for one input channel an output channel."""
         lo, block = self.lo, self.lo.machine.lanes
         x = to_blocked(lo, self.x, self.halo, self.zero)
-        weights = lo.packed(1, ("byte taps", block), lambda w: pack_byte_taps(w, block))
-        assert weights is not None
+        weights = self._packed(("byte taps", block), lambda w: pack_byte_taps(w, block))
         tiles = tile_widths(self.shape[-1], 8 if lo.machine.registers >= 32 else 4)
         rows = plane_sizes(self.y)[0]
         args: list[int | Ref] = [self._first_pixel(x), weights, self.y.ref, self._start()]
@@ -274,6 +305,27 @@ class _ByteSums(TileSums):
                     n = i * self.vectors + j
                     sums[n] = dot.add(sums[n], left, r)
         return sums
+
+
+@emits("start_of_sums")
+def emit_start_of_sums(e: Emitter, flip: bool) -> None:
+    """Emit what a zero point that depends on data takes from each sum.
+
+    Arguments: addresses of the zero point, of the sums of weights and of the result, and blocks.
+    """
+    zero, sums, target, blocks = e.args(4)
+    b, type_, size = e.b, e.vec(I32), 4 * e.lanes
+    value = e.load(e.ptr(zero), I8)
+    value = b.add(b.sext(value, I32), e.const(OFFSET, I32)) if flip else b.zext(value, I32)
+    factor = e.splat(b.neg(value))
+    first, last = e.share(blocks)
+
+    def block(i: Val) -> None:
+        place = b.mul(i, i64(size))
+        found = b.mul(e.load(e.off(e.ptr(sums), place), type_), factor)
+        e.store(found, e.off(e.ptr(target), place))
+
+    e.each(last, block, start=first)
 
 
 @emits("integer_conv")

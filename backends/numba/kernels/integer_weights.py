@@ -9,10 +9,29 @@ import numpy as np
 from lepton_ir.backends.numba.constants import aligned_array
 from lepton_ir.backends.numba.kernels.blocked import blocks_of
 from lepton_ir.backends.numba.kernels.conv_weights import joined, output_parts, window_axes
-from lepton_ir.backends.numba.kernels.quads import QUAD, quads_of, signed
+from lepton_ir.backends.numba.kernels.quads import QUAD, quads_of
 
 if TYPE_CHECKING:
     from lepton_ir.backends.numba.plan import Array
+
+
+def without_zero(w: Array, zero: Array) -> Array | None:
+    """Return weights less their zero points, one or one an output, as signed bytes if they fit."""
+    moved: Array = w.astype(np.int16) - zero.astype(np.int16).reshape(-1, *(1,) * (w.ndim - 1))
+    if moved.size and (moved.min() < -128 or moved.max() > 127):
+        return None
+    return moved.astype(np.int8)
+
+
+def in_fewer_groups(w: Array, group: int, fewer: int) -> Array:
+    """Return the weights of ``group`` groups as those of ``fewer``, zeros between the groups."""
+    outputs, here, *window = w.shape
+    together = group // fewer
+    found = np.zeros((fewer, together, outputs // group, together, here, *window), w.dtype)
+    parts = w.reshape(fewer, together, outputs // group, here, *window)
+    for i in range(together):
+        found[:, i, :, i] = parts[:, i]
+    return found.reshape(outputs, together * here, *window)
 
 
 def pack_byte_windows(w: Array, block: int, lanes: int, vectors: int, group: int) -> Array:
@@ -21,7 +40,7 @@ def pack_byte_windows(w: Array, block: int, lanes: int, vectors: int, group: int
     Output blocks stand in pairs of ``vectors``; a last single one is narrower, so the result is
     flat.
     """
-    w = window_axes(signed(w))
+    w = window_axes(w)
     outputs, channels, rows, columns = w.shape
     w = w.reshape(group, outputs // group, channels, rows, columns)
     inputs = blocks_of(channels, block)
@@ -37,7 +56,7 @@ def pack_byte_windows(w: Array, block: int, lanes: int, vectors: int, group: int
 
 def pack_byte_taps(w: Array, lanes: int) -> Array:
     """Return ``[block, row, quad of columns, channel, 4]`` of a depthwise window."""
-    w = window_axes(signed(w))
+    w = window_axes(w)
     channels, _, rows, columns = w.shape
     blocks, quads = blocks_of(channels, lanes), quads_of(columns)
     whole = np.zeros((blocks * lanes, rows, quads * QUAD), np.int8)
@@ -49,7 +68,6 @@ def pack_byte_taps(w: Array, lanes: int) -> Array:
 
 def start_of_sums(w: Array, zero: int, lanes: int) -> Array:
     """Return what the zero point takes from each sum, filled up to whole blocks."""
-    w = signed(w)
     found = aligned_array((blocks_of(len(w), lanes) * lanes,), np.int32)
     found[:] = 0
     sums: Array = w.reshape(len(w), -1).sum(1, dtype=np.int64)

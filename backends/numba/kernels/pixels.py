@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 QUAD = 4
 
 
-def to_quads(lo: Lowering, t: Tensor, halo: Halo, fill: int) -> Tensor:
+def to_quads(lo: Lowering, t: Tensor, halo: Halo, fill: int | Ref) -> Tensor:
     """Return an image of at most four channels with the four of a pixel side by side."""
     if t.blocked is not None and t.blocked.block == QUAD and covers(t, halo, fill):
         return t
@@ -33,7 +33,7 @@ def to_quads(lo: Lowering, t: Tensor, halo: Halo, fill: int) -> Tensor:
     return lo.form(t, ("pixels", halo, fill), lambda: pack_bytes(lo, t, halo, fill, QUAD))
 
 
-def pack_bytes(lo: Lowering, t: Tensor, halo: Halo, fill: int, block: int) -> Tensor:
+def pack_bytes(lo: Lowering, t: Tensor, halo: Halo, fill: int | Ref, block: int) -> Tensor:
     """Return a strided image of bytes blocked, its channels in blocks of ``block``."""
     if t.strides[-1] != 1 and t.shape[-1] != 1:
         t = lo.plain(t)
