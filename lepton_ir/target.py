@@ -23,6 +23,9 @@ class Target(Protocol):
 
     Attributes:
         name: as given to ``--target``.
+
+    Optional, for ``getattr``: ``families``, prefixes of the modules whose operations are the
+    target's own rather than those of ONNX; see the ``adapt`` pass.
     """
 
     name: str

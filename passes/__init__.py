@@ -6,6 +6,7 @@ if __name__ != "lepton_ir.passes":
 # Pass name (or named pipeline) -> "module:attribute" of its class (or its text).
 # Strings, so that listing them imports nothing.
 TABLE: dict[str, str] = {
+    "adapt": "lepton_ir.passes.adapt:Adapt",
     "canonicalize": "lepton_ir.passes.canonicalize:Canonicalize",
     "channels_first": "lepton_ir.passes.layout:ChannelsFirst",
     "channels_last": "lepton_ir.passes.layout:ChannelsLast",

@@ -74,8 +74,9 @@ def _drop_yielded(op: Op, result: int, yielded: int) -> None:
 
 
 def _drop_functions(module: Module) -> None:
-    reached = {"main"}
-    pending = ["main"]
+    # What a signature names is called from outside.
+    pending = [n for n, f in module.functions.items() if n == "main" or f.meta.get("signatures")]
+    reached = set(pending)
     while pending:
         function = module.functions.get(pending.pop())
         if function is None:

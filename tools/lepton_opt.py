@@ -81,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
         help="keep initializers that are also inputs as inputs",
     )
     p.add_argument(
+        "--signature",
+        default="",
+        metavar="KEY",
+        help="read this signature of a TFLite file as the model (its first subgraph)",
+    )
+    p.add_argument(
         "--calib",
         action="append",
         default=[],
@@ -228,6 +234,7 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         guard=args.guard,
         attribute=tuple(filter(None, (args.attribute or "").split(","))),
         keep_overridable=args.keep_overridable,
+        signature=args.signature,
         inline=args.inline,
         remarks=remarks,
         stop_after=args.stop_after,

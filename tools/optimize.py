@@ -213,8 +213,16 @@ class Run:
     def load(self) -> Module:
         """Load the source; a bisection does so again."""
         options = self.options
-        extra: dict[str, Any] = {} if options.model.endswith(".lir") else {"keep_overridable": True}
-        module = api.load(options.model, **(extra if options.keep_overridable else {}))
+        extra: dict[str, Any] = {}
+        if options.keep_overridable and not options.model.endswith(".lir"):
+            extra["keep_overridable"] = True
+        if options.signature:
+            if api.format_of(options.model) != "tflite":
+                raise LeptonError(
+                    "only TFLite files have signatures", code="option", where="--signature"
+                )
+            extra["signature"] = options.signature
+        module = api.load(options.model, **extra)
         if options.opset is not None:
             # The IR has one meaning for all versions: this only says what is written.
             module.opsets[""] = options.opset
@@ -263,15 +271,17 @@ class Run:
     def _runs_as_it_is(self, model: str) -> bool:
         """Return whether the file itself can be compared with, rather than what it reads as.
 
-        LiteRT keeps variables to itself, which others get as inputs and outputs, and computes
-        products of floats and quantized weights in integers.
+        LiteRT keeps variables to itself, which others get as inputs and outputs, and rounds in
+        quantized models elsewhere than pairs do.
         """
         form = api.format_of(model)
         if form != "tflite" or self.options.emit == "tflite":
             return form in _RUNNABLE
         module = self.load()
-        hybrid = module.meta.get("tflite", {}).get("hybrid")
-        return check.has_litert() and not hybrid and "states" not in module.main.meta
+        rounds = ("quantize_linear", "dequantize_linear")
+        if "states" in module.main.meta or any(op.name in rounds for op in module.walk()):
+            return False
+        return check.has_litert()
 
     def context(self, stop_after: int | None = None) -> PassContext:
         """Return a fresh context."""

@@ -32,6 +32,7 @@ class Options:
     keep_going: bool = False
     reduce: float | None = None
     keep_overridable: bool = False
+    signature: str = ""
     inline: bool = False
     remarks: frozenset[str] | None = None
     stop_after: int | None = None

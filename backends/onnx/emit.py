@@ -179,7 +179,8 @@ class Emitter:
         self._main(main, proto.graph)
         imports = {d: v for d, v in opsets_of(module, None, self.opset).items()}
         for function in module.functions.values():
-            if function is not main:
+            # ONNX has no second graph: other signatures of a TFLite file stay out.
+            if function is not main and not function.meta.get("signatures"):
                 self._begin(function)
                 self._function(function, proto.functions.add())
         for domain in sorted(self._domains - imports.keys()):

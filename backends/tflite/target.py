@@ -18,6 +18,7 @@ class TfliteTarget:
     """TFLite files for LiteRT's builtin operators."""
 
     name = "tflite"
+    families = ("lepton_ir.ops.tf_",)
 
     @property
     def lowerings(self) -> Mapping[str, Callable[[Any, Op], Any]]:

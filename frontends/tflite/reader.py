@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir import dims, dtypes
 from lepton_ir.builder import Builder, create
-from lepton_ir.diagnostics import InvalidModelError, LeptonError, UnsupportedError, shorten
+from lepton_ir.diagnostics import (
+    InvalidModelError,
+    LeptonError,
+    Remark,
+    UnsupportedError,
+    shorten,
+)
 from lepton_ir.foreign import Foreign
 from lepton_ir.formats.tflite.archive import find_archive
 from lepton_ir.formats.tflite.reader import read_bytes, read_file
@@ -31,10 +37,10 @@ if TYPE_CHECKING:
 
 OPSET, WIDE_OPSET = 20, 21
 """The ONNX opset of what is read; the second where there are integers of 4 or 16 bits, which come
-with it. Where it is not needed, onnxruntime 1.32 makes files of it that it refuses: it adds
-QuantizeLinear with output_dtype around a Transpose, and then changes int8 to uint8."""
+with it. Of models with activations of i8, onnxruntime 1.32 makes files in it that it refuses: it
+adds QuantizeLinear with output_dtype around a Transpose, and then changes i8 to u8."""
 
-_WIDE = frozenset((dtypes.I16, dtypes.U16, dtypes.I4, dtypes.U4, dtypes.I2))
+_NARROW = frozenset((dtypes.I4, dtypes.U4, dtypes.I2))
 
 META = "tflite"
 """Metadata of a module: ``description``, ``metadata`` (names, bytes), ``archive``, ``hybrid``."""
@@ -45,7 +51,9 @@ TENSORS = "tensors"
 """Metadata of a function: ``{inputs, outputs}``, names of tensors that are not those of values."""
 
 
-def load(source: str | os.PathLike[str] | bytes, *, signature: str = "") -> Module:
+def load(
+    source: str | os.PathLike[str] | bytes, *, signature: str = "", keep_overridable: bool = False
+) -> Module:
     """Read a TFLite model; its weights stay in the file, which is mapped.
 
     The first subgraph becomes ``main``, other subgraphs with a signature functions beside it.
@@ -53,6 +61,7 @@ def load(source: str | os.PathLike[str] | bytes, *, signature: str = "") -> Modu
     Args:
         source: a path, or the bytes of the file.
         signature: key of the signature whose subgraph becomes ``main`` instead of the first one.
+        keep_overridable: give inputs that stand for state its first contents as a default.
 
     Raises:
         InvalidModelError: the file is malformed or contradicts itself.
@@ -66,7 +75,7 @@ def load(source: str | os.PathLike[str] | bytes, *, signature: str = "") -> Modu
     validate(model, where)
     try:
         with collector_paused():
-            module = _ModelReader(model, signature).module()
+            module = _ModelReader(model, signature, keep_overridable).module()
     except LeptonError as error:
         error.where = f"{where}: {error.where}" if error.where else where
         raise
@@ -93,11 +102,12 @@ def _archive(source: str | os.PathLike[str] | bytes) -> bytes | None:
 
 
 class _ModelReader:
-    def __init__(self, model: Node, signature: str) -> None:
+    def __init__(self, model: Node, signature: str, keep_overridable: bool) -> None:
         self._model = model
         self._shared = Shared(model)
         self._signatures = list(model.signature_defs or ())
         self._main = self._chosen(signature)
+        self._keep_overridable = keep_overridable
         self._initial: dict[StateKey, Tensor] = {}
 
     def _chosen(self, signature: str) -> int:
@@ -123,16 +133,31 @@ class _ModelReader:
         name = graphs[self._main].name
         module = Module(_identifier(name) if name else "main")
         module.meta = self._meta()
-        quantized = (i for g in wanted for i in self._shared.infos(g) if i.quantization)
-        wide = any(info.dtype in _WIDE for info in quantized)
-        module.opsets = {"": WIDE_OPSET if wide else OPSET}
+        module.opsets = {"": self._opset(wanted)}
         for index in wanted:
             function = module.add_function(self._function_name(module, index))
             self._function(function, index)
             mark_types_current(function)
+        self._remark(module, others)
         if self._shared.hybrid:
             module.meta[META]["hybrid"] = self._shared.hybrid
         return module
+
+    def _remark(self, module: Module, others: set[int]) -> None:
+        keys = [shorten(s.signature_key or "", 40) for s in self._signatures]
+        left = [
+            k for k, s in zip(keys, self._signatures, strict=True) if s.subgraph_index in others
+        ]
+        if left:
+            text = f"read as a function beside main, which ONNX files leave out: {', '.join(left)}"
+            module.remarks.append(Remark("note", "tflite", "signatures", text))
+
+    def _opset(self, subgraphs: Sequence[int]) -> int:
+        found = [i for g in subgraphs for i in self._shared.infos(g) if i.quantization]
+        if any(info.dtype in _NARROW for info in found):
+            return WIDE_OPSET
+        moving = {info.dtype for info in found if not info.is_constant}
+        return WIDE_OPSET if dtypes.I16 in moving and dtypes.I8 not in moving else OPSET
 
     def _meta(self) -> dict[str, Any]:
         meta: dict[str, Any] = {}
@@ -179,6 +204,8 @@ class _ModelReader:
         for label, value in states.finish({*inputs, *names}):
             names.append(label)
             values.append(value)
+        if self._keep_overridable:
+            function.overridable.update(states.defaults())
         function.output_names = names
         function.block.append(create("return", values))
         self._describe(function, subgraph, reader.inputs, outputs)

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_ir import dtypes
 from lepton_ir.formats.tflite.schema import enums
-from lepton_ir.frontends.tflite.call import quantized
+from lepton_ir.frontends.tflite.state import state_key
 from lepton_ir.frontends.tflite.table import row
+from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,15 +29,21 @@ def _activation(call: Call) -> str:
     return enums()["ActivationFunctionType"].name_of(number) or str(number)
 
 
-def _keep(call: Call, index: int, value: Value) -> None:
-    """Say what a state holds after the operator."""
+def _state(call: Call, index: int) -> Value:
+    """Return what a state holds before the operator, as the numbers that it stands for.
+
+    The numbers themselves are kept: integers of 16 bits, which cells have, are few runtimes'.
+    """
     info = call.info(index)
-    if info.quantization is not None:
-        value = quantized(call.b, value, info.quantization)
     if call.reader.states is None or not info.is_variable:
         call.opaque("the state is no variable tensor of the model")
-    call.reader.states.update(info, value)
-    call.reader.bind(info.index, value)
+    return call.reader.states.read(state_key(info), TensorType(dtypes.F32, info.shape))
+
+
+def _keep(call: Call, index: int, value: Value) -> None:
+    """Say what a state holds after the operator."""
+    assert call.reader.states is not None
+    call.reader.states.assign(state_key(call.info(index)), value)
 
 
 def _maybe(call: Call, index: int, scales: tuple[int, int] | None = None) -> Value | None:
@@ -80,7 +88,7 @@ def _lstm(
         "time_major": bool(getattr(o, "time_major", True)),
     }
     attrs |= _integers(call, states)
-    h, c = call.real(states[0]), call.real(states[1])
+    h, c = _state(call, states[0]), _state(call, states[1])
     made = call.b.build("unidirectional_sequence_lstm", x, *parts, h, c, *norm, results=3, **attrs)
     _keep(call, states[0], made.results[1])
     _keep(call, states[1], made.results[2])
@@ -181,7 +189,7 @@ def _rnn(call: Call, x: Value, weights: int, state: int) -> Value:
         b.unsqueeze(r, [0]),
         bias,
         None,
-        b.unsqueeze(call.real(state), [0]),
+        b.unsqueeze(_state(call, state), [0]),
         activations=(name,),
         hidden_size=call.dim(weights, 0),
         results=2,
@@ -234,7 +242,7 @@ def _svdf(call: Call) -> Value:
     if not isinstance(filters, int) or not isinstance(memory, int) or rank < 1 or filters % rank:
         call.opaque("the shape of the weights is not known")
     newest = b.gemm(call.real(0), call.real(1), transB=True)
-    kept = b.reshape(call.real(4), [-1, filters, memory])
+    kept = b.reshape(_state(call, 4), [-1, filters, memory])
     state = b.concat(b.slice(kept, [1], [_OPEN], [2]), b.unsqueeze(newest, [2]), axis=2)
     _keep(call, 4, b.reshape(state, [-1, filters * memory]))
     total = b.reduce_sum(b.mul(state, call.real(2)), [2], keepdims=False)

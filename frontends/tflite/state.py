@@ -31,6 +31,11 @@ StateKey = tuple[str, str, str]
 """Kind, container and name."""
 
 
+def state_key(info: TensorInfo) -> StateKey:
+    """Return the key of a variable tensor."""
+    return "tensor", "", info.name
+
+
 @dataclass
 class _State:
     key: StateKey
@@ -74,16 +79,25 @@ class States:
 
     def variable(self, info: TensorInfo) -> Value:
         """Return what a variable tensor holds now; at first it stands for 0."""
-        key = ("tensor", "", info.name)
+        key = state_key(info)
         params = info.quantization
         if params is not None and info.dtype is not None and params.zero_point[0] != 0:
             shape = info.type.static_shape or ()
             self._initial.setdefault(key, SplatTensor(params.zero_point[0], info.dtype, shape))
         return self.read(key, info.type)
 
-    def update(self, info: TensorInfo, value: Value) -> None:
-        """Say what a variable tensor holds from here on."""
-        self.assign(("tensor", "", info.name), value)
+    def defaults(self) -> dict[str, Tensor]:
+        """Return the first contents of every state that is read, by the name of its input."""
+        found: dict[str, Tensor] = {}
+        for state in self._states.values():
+            value = state.input
+            if value is None or not isinstance(value.type, TensorType) or not value.name:
+                continue
+            dtype, shape = value.type.dtype, value.type.static_shape
+            if dtype is not None and shape is not None:
+                zeros = SplatTensor(0, dtype, shape)
+                found[value.name] = self._initial.get(state.key, zeros)
+        return found
 
     def finish(self, taken: set[str]) -> list[tuple[str, Value]]:
         """Name the inputs; return the outputs to append, by name.
