@@ -10,6 +10,7 @@ import pytest
 import lepton_ir
 from lepton_ir.backends.numba.kernels import conv
 from lepton_ir.backends.numba.kernels.tiles import tile_widths
+from lepton_ir.backends.numba.kernels.winograd_form import Form
 from lepton_ir.backends.numba.plan import Row
 from lepton_ir.diagnostics import LeptonError
 from lepton_ir.interp import run_list
@@ -77,15 +78,18 @@ WINOGRAD = [
     (1, 48, 48, 9, 6, ""),
     (1, 24, 56, 4, 71, "auto_pad=SAME_UPPER"),
     (5, 16, 80, 7, 7, "pads=[1,1,1,1]"),
+    (2, 20, 40, 5, 5, "pads=[1,1,1,1]"),
 ]
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("tile", [4, 2])
 @pytest.mark.parametrize(("n", "c", "k", "rows", "columns", "attrs"), WINOGRAD)
 def test_windows_of_three_by_three_in_transformed_tiles(
-    n, c, k, rows, columns, attrs, threads, target
+    n, c, k, rows, columns, attrs, tile, threads, target, monkeypatch
 ):
+    monkeypatch.setattr(conv, "form_that_pays", lambda *_: Form(tile))
     tail = "  %r = relu(%y)\n  return(%r)"
     text = f"func @main(%x: f32[{n},{c},{rows},{columns}]) {{\n"
     module = parse_module(text + conv_text((k, c, 3, 3), attrs, tail=tail) + "\n}\n")
@@ -136,11 +140,12 @@ def test_transformed_tiles_round_little_more_than_direct_sums(monkeypatch):
         for j in range(3)
     )
     errors = []
-    for pays in (conv.pays, lambda *_: False):
-        monkeypatch.setattr(conv, "pays", pays)
+    for form in (Form(4), Form(2), None):
+        monkeypatch.setattr(conv, "form_that_pays", lambda *_, form=form: form)
         (found,) = lepton_ir.compile(module, threads=1).run(None, {"x": x})
         errors.append(np.sqrt(np.mean((found - exact) ** 2)))
-    assert errors[0] < 2.6 * errors[1]
+    assert errors[0] < 2.6 * errors[2]
+    assert errors[1] < 2.0 * errors[2]
 
 
 @pytest.mark.parametrize("target", TARGETS)

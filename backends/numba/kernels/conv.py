@@ -35,7 +35,8 @@ from lepton_ir.backends.numba.kernels.elementwise import Translation
 from lepton_ir.backends.numba.kernels.epilogue import Epilogue
 from lepton_ir.backends.numba.kernels.tiles import TileSums, max_pixels, tile_widths
 from lepton_ir.backends.numba.kernels.window import Window, halo_for, window_of
-from lepton_ir.backends.numba.kernels.winograd import call_winograd, pays
+from lepton_ir.backends.numba.kernels.winograd import call_winograd, form_that_pays
+from lepton_ir.backends.numba.kernels.winograd_form import Form
 from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Ref, Tensor, row_major
 
@@ -94,15 +95,19 @@ def convolve(
     elif group == 1 and channels <= FEW_CHANNELS:
         conv = Convolution(lo, window, shape, expression, operands)
         conv.plain(x)
-    elif group == 1 and not lo.precise and pays(window, lo.machine, x, shape):
+    elif group == 1 and (form := _form(lo, window, x, shape)) is not None:
         conv = Convolution(lo, window, shape, expression, operands)
-        conv.winograd(x)
+        conv.winograd(x, form)
     elif group == 1 or not (here % block or there % block):
         conv = Convolution(lo, window, shape, expression, operands)
         conv.direct(x, group)
     else:
         return _split_groups(lo, x, window, shape, group)
     return conv.y
+
+
+def _form(lo: Lowering, window: Window, x: Tensor, shape: tuple[int, ...]) -> Form | None:
+    return None if lo.precise else form_that_pays(window, lo.machine, x, shape)
 
 
 def _split_groups(
@@ -253,11 +258,11 @@ class Convolution:
         channels, outputs = x.shape[1] // split, self.shape[1] // split
         self._call(True, x, weights, channels, outputs, group)
 
-    def winograd(self, x: Tensor) -> None:
+    def winograd(self, x: Tensor, form: Form) -> None:
         """Add the kernel for windows of 3 by 3 that works in transformed tiles."""
         x = to_blocked(self.lo, x, self.halo)
         start = self._first_pixel(x, plane_strides(x))
-        call_winograd(self.lo, x, start, self.y, self.epilogue, self.operands)
+        call_winograd(self.lo, form, x, start, self.y, self.epilogue, self.operands)
 
     def _first_pixel(self, x: Tensor, strides: tuple[int, ...]) -> Ref:
         """Return the address of the first pixel of the padding."""

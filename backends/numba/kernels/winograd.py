@@ -1,13 +1,9 @@
-"""Winograd's convolution for windows of 3 by 3: 36 products in place of 144 for sixteen outputs.
+"""Winograd's convolution for windows of 3 by 3: fewer products for a tile of outputs.
 
-A tile of 4 by 4 outputs comes from a patch of 6 by 6 inputs: ``A'[(G g G') * (B' d B)]A``, which
-is F(4x4, 3x3) of Toom and Cook. The last transform enlarges the rounding errors of the products,
-by as little as any points allow: 0, 21/32, -21/32, 49/32, -49/32 and infinity are within a percent
-of the best ones and exact in f32 with all that is made of them (1, -1, 2, -2 have 2.3 times their
-error). Sums over channels are therefore shorter than those of direct convolutions. What is left is
-the error of a direct sum at inputs whose neighbours are alike, and two to three times that, or five
-at sparse ones, where they are independent. What a patch holds reaches all sixteen outputs of its
-tile: an infinity or a NaN makes more outputs NaN than those whose window holds it.
+F(4x4, 3x3) makes sixteen outputs of 36 products in place of 144, F(2x2, 3x3) four of 16 in place
+of 36, with smaller weights (:mod:`~lepton_ir.backends.numba.kernels.winograd_form`). What a patch
+holds reaches all outputs of its tile: an infinity or a NaN makes more outputs NaN than those whose
+window holds it.
 
 A block of tiles is transformed for all input channels, multiplied with one panel of output channels
 after the other, and each product goes back through the last transform while it is in the cache.
@@ -15,6 +11,7 @@ after the other, and each product goes back through the last transform while it 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +25,7 @@ from lepton_ir.backends.numba.kernels.conv_weights import output_parts, window_a
 from lepton_ir.backends.numba.kernels.depthwise import moved
 from lepton_ir.backends.numba.kernels.epilogue import Epilogue, emit_tile_row
 from lepton_ir.backends.numba.kernels.tiles import CHANNEL_UNROLL, cut_sum, max_pixels, tile_widths
+from lepton_ir.backends.numba.kernels.winograd_form import Form
 from lepton_ir.backends.numba.plan import Ref
 
 if TYPE_CHECKING:
@@ -37,9 +35,6 @@ if TYPE_CHECKING:
     from lepton_ir.backends.numba.lowering import Lowering
     from lepton_ir.backends.numba.machine import Machine
     from lepton_ir.backends.numba.plan import Array, Tensor
-
-TILE, PATCH = 4, 6
-POSITIONS = PATCH * PATCH
 
 CHUNK = 16
 """Channels of a short sum; a block on the widest machine, whole blocks on all others."""
@@ -53,62 +48,48 @@ CHAINS = 2
 VECTORS = 2
 """Output blocks of a panel."""
 
-P, Q = 21 / 32, 49 / 32
-"""The points, all exact in f32 with the products below."""
-
-_PP, _QQ, _SUM, _PRODUCT = P * P, Q * Q, P * P + Q * Q, P * P * Q * Q
-
-
-def _weight_transform() -> Array:
-    """Return ``G``: the values of a polynomial with 3 coefficients at the points, scaled."""
-    p = 1 / (2 * _PP * (_PP - _QQ))
-    q = 1 / (2 * _QQ * (_QQ - _PP))
-    return np.array(
-        [
-            [1 / _PRODUCT, 0, 0],
-            [p, p * P, p * _PP],
-            [p, -p * P, p * _PP],
-            [q, q * Q, q * _QQ],
-            [q, -q * Q, q * _QQ],
-            [0, 0, 1],
-        ]
-    )
-
-
 # -- lowering --------------------------------------------------------------------------------------
 
 
-def pays(window: Window, machine: Machine, x: Tensor, shape: tuple[int, ...]) -> bool:
-    """Return whether this is a convolution that Winograd's way makes faster.
+def form_that_pays(
+    window: Window, machine: Machine, x: Tensor, shape: tuple[int, ...]
+) -> Form | None:
+    """Return the form of Winograd's way that makes a convolution faster, ``None`` if neither does.
 
     Weighs products of vectors, the two transforms of a tile and channel block, and reading weights
-    that are four times as large.
+    that are larger.
     """
     geometry = (window.kernel, window.strides, window.dilations)
     if geometry != ((3, 3), (1, 1), (1, 1)) or len(shape) != 4:
-        return False
+        return None
     block = machine.lanes
     inputs, outputs = blocks_of(x.shape[1], block), blocks_of(shape[1], block)
-    tiles = shape[0] * -(-shape[2] // TILE) * -(-shape[3] // TILE)
     products = inputs * block * outputs
-    direct = 9 * shape[0] * shape[2] * shape[3] * products
-    transforms = _TRANSFORM * tiles * (inputs + outputs)
-    reading = POSITIONS * products * (_READING_FAR if _is_far(machine, products) else _READING)
-    return transforms + POSITIONS * tiles * products + reading < direct
+    best, least = None, float(9 * shape[0] * shape[2] * shape[3] * products)
+    for form in (Form(4), Form(2)):
+        tiles = shape[0] * -(-shape[2] // form.tile) * -(-shape[3] // form.tile)
+        transforms = _TRANSFORM * form.positions * tiles * (inputs + outputs)
+        reading = _READING_FAR if _is_far(machine, form.positions * products) else _READING
+        # While the tiles are multiplied, the next weights are on their way.
+        waiting = max(0.0, reading - tiles / 2)
+        cost = transforms + form.positions * products * (tiles + waiting)
+        if cost < least:
+            best, least = form, cost
+    return best
 
 
-_TRANSFORM = 300
-"""Products that take as long as one transform."""
+_TRANSFORM = 8
+"""Products that take as long as a position of both transforms."""
 
 _READING, _READING_FAR = 2, 12
 """Products that take as long as reading a vector of weights, from a cache or from memory."""
 
 
-def _is_far(machine: Machine, products: int) -> bool:
-    return POSITIONS * products * 4 * machine.lanes > machine.l3 // 2
+def _is_far(machine: Machine, vectors: int) -> bool:
+    return vectors * 4 * machine.lanes > machine.l3 // 2
 
 
-def pack_winograd(w: Array, block: int) -> Array:
+def pack_winograd(w: Array, block: int, form: Form) -> Array:
     """Return ``[panel, position, channel, outputs]``, flat; a last panel may be narrower.
 
     Sums of three terms are no work for BLAS, whose threads take many times as long on a busy
@@ -117,18 +98,18 @@ def pack_winograd(w: Array, block: int) -> Array:
     w = window_axes(w)
     channels = w.shape[1]
     inputs = blocks_of(channels, block) * block
-    g = _weight_transform()
-    found = aligned_array((POSITIONS * inputs * blocks_of(len(w), block) * block,), np.float32)
+    g, positions = form.weights(), form.positions
+    found = aligned_array((positions * inputs * blocks_of(len(w), block) * block,), np.float32)
     # One temporary for all panels: memory that is new to a process is slow to touch.
-    room = np.empty(POSITIONS * channels * block * VECTORS)
+    room = np.empty(positions * channels * block * VECTORS)
     done = 0
     for chosen, width in output_parts(w, block, VECTORS):
         taps = np.zeros((3, 3, channels, width))
         taps[..., : len(chosen)] = chosen.transpose(2, 3, 1, 0)
-        wide = room[: POSITIONS * channels * width].reshape(PATCH, PATCH, channels, width)
+        wide = room[: positions * channels * width].reshape(form.patch, form.patch, channels, width)
         np.einsum("jb,ibco->ijco", g, np.einsum("ia,abco->ibco", g, taps), out=wide)
-        part = found[done : done + POSITIONS * inputs * width].reshape(POSITIONS, inputs, width)
-        part[:, :channels] = wide.reshape(POSITIONS, channels, width)
+        part = found[done : done + positions * inputs * width].reshape(positions, inputs, width)
+        part[:, :channels] = wide.reshape(positions, channels, width)
         part[:, channels:] = 0
         done += part.size
     return found
@@ -139,16 +120,19 @@ class Winograd:
     """What a kernel is specialised for.
 
     Attributes:
+        form: the transforms.
         tiles: tiles of the image that are multiplied at a time: one or two widths.
         vectors: output blocks of its panels, the usual number first.
     """
 
+    form: Form
     tiles: tuple[int, ...]
     vectors: tuple[int, ...]
 
 
 def call_winograd(
     lo: Lowering,
+    form: Form,
     x: Tensor,
     start: Ref,
     y: Tensor,
@@ -159,6 +143,7 @@ def call_winograd(
 
     Args:
         lo: the convolution.
+        form: the transforms.
         x: its input, blocked, with a halo.
         start: address of the first pixel of its padding.
         y: its result, blocked.
@@ -166,21 +151,21 @@ def call_winograd(
         operands: mode, address and strides (N, C/block, row) of each operand.
     """
     block = lo.machine.lanes
-    weights = lo.packed(1, ("winograd", block), lambda w: pack_winograd(w, block))
+    weights = lo.packed(1, ("winograd", block, form.tile), lambda w: pack_winograd(w, block, form))
     assert weights is not None
     count, outputs, rows, columns = y.shape
     inputs, blocks = blocks_of(x.shape[1], block), blocks_of(outputs, block)
-    down, across = -(-rows // TILE), -(-columns // TILE)
+    down, across = -(-rows // form.tile), -(-columns // form.tile)
     widths = tile_widths(count * down * across, max_pixels(lo.machine, VECTORS))
     subtiles, larger = sum(n for _, n in widths), widths[0][1] if len(widths) > 1 else 0
     size = 4 * block
     one = widths[0][0] * size  # bytes of the tiles that are multiplied at a time, a channel block
-    together = max(1, min(subtiles, lo.machine.l2 // 2 // (POSITIONS * inputs * one)))
-    room = [POSITIONS * (n * together * one + size) for n in (inputs, VECTORS)]
-    room.append(POSITIONS * size)
+    together = max(1, min(subtiles, lo.machine.l2 // 2 // (form.positions * inputs * one)))
+    room = [form.positions * (n * together * one + size) for n in (inputs, VECTORS)]
+    room.append(form.positions * size)
     scratch = lo.scratch(lo.threads * sum(room))
     panels = (VECTORS if blocks > 1 else 1, 1 if blocks % VECTORS else VECTORS)
-    config = Winograd(tuple(w for w, _ in widths), tuple(sorted(set(panels), reverse=True)))
+    config = Winograd(form, tuple(w for w, _ in widths), tuple(sorted(set(panels), reverse=True)))
     args: list[int | Ref] = [start, weights, y.ref, scratch, sum(room), x.shape[1], blocks]
     args += [rows, columns, down, across, subtiles, larger, together]
     args += [*plane_strides(x)[:3], *plane_strides(y)[:3]]
@@ -206,6 +191,7 @@ class _Kernel:
     def __init__(self, e: Emitter, config: Winograd, epilogue: Epilogue) -> None:
         self.e = e
         self.config = config
+        self.form = config.form
         self.modes = epilogue.modes
         args = e.args(_FIXED + 4 * len(epilogue.modes))
         self.x, self.w, self.y, scratch, share_bytes, self.channels, self.blocks = args[:7]
@@ -220,14 +206,16 @@ class _Kernel:
         self.v_position = b.add(b.mul(self.inputs, self.line), i64(self.size))
         self.m_position = b.add(b.mul(self.line, i64(VECTORS)), i64(self.size))
         self.v = b.add(scratch, b.mul(e.tid, share_bytes))
-        self.m = b.add(self.v, b.mul(self.v_position, i64(POSITIONS)))
-        self.patch = b.add(self.m, b.mul(self.m_position, i64(POSITIONS)))
-        self.copy_patch = e.subroutine("patch", 5, _copy_patch)
-        self.transform = e.subroutine("transform", 4, _transform_input)
+        self.m = b.add(self.v, b.mul(self.v_position, i64(self.form.positions)))
+        self.patch = b.add(self.m, b.mul(self.m_position, i64(self.form.positions)))
+        self.copy_patch = e.subroutine("patch", 5, functools.partial(_copy_patch, self.form))
+        self.transform = e.subroutine(
+            "transform", 4, functools.partial(_transform_input, self.form)
+        )
         self.products = {
             v: [_product(e, tiles, v) for tiles in config.tiles] for v in config.vectors
         }
-        self.finish = _output_transform(e, epilogue)
+        self.finish = _output_transform(e, config.form, epilogue)
 
     def emit(self) -> None:
         e, b = self.e, self.e.b
@@ -261,7 +249,7 @@ class _Kernel:
         """Return image, first row and first column of a tile."""
         rest, column = self.e.divmod(tile, self.across)
         n, row = self.e.divmod(rest, self.down)
-        return n, self.e.b.mul(row, i64(TILE)), self.e.b.mul(column, i64(TILE))
+        return n, self.e.b.mul(row, i64(self.form.tile)), self.e.b.mul(column, i64(self.form.tile))
 
     def _inputs(self, first: Val, last: Val) -> None:
         """Transform the patches of a block of tiles."""
@@ -272,9 +260,9 @@ class _Kernel:
             source = moved(e, self.x, self.x_strides, (n, i64(0), row))
             source = b.add(source, b.mul(column, i64(self.size)))
             # What is behind the padding may hold anything, and would reach all outputs.
-            high = b.sub(b.add(self.rows, i64(PATCH - TILE)), row)
-            wide = b.sub(b.add(self.columns, i64(PATCH - TILE)), column)
-            inside = b.icmp_signed(">=", e.minimum(high, wide), i64(PATCH))
+            high = b.sub(b.add(self.rows, i64(self.form.patch - self.form.tile)), row)
+            wide = b.sub(b.add(self.columns, i64(self.form.patch - self.form.tile)), column)
+            inside = b.icmp_signed(">=", e.minimum(high, wide), i64(self.form.patch))
             target = b.add(self.v, b.mul(b.sub(t, first), i64(self.size)))
 
             def block(c: Val) -> None:
@@ -285,7 +273,7 @@ class _Kernel:
 
                 def partial() -> list[Val]:
                     b.call(self.copy_patch, [place, self.x_strides[2], self.patch, high, wide])
-                    return [self.patch, i64(PATCH * self.size)]
+                    return [self.patch, i64(self.form.patch * self.size)]
 
                 patch, stride = e.choose(inside, whole, partial)
                 goal = b.add(target, b.mul(c, self.line))
@@ -300,7 +288,7 @@ class _Kernel:
         e, b, usual = self.e, self.e.b, self.config.vectors[0]
         narrow = self.config.vectors[-1]
         depth = b.mul(self.inputs, i64(e.lanes * self.size))
-        weights = b.add(self.w, b.mul(b.mul(depth, block), i64(POSITIONS)))
+        weights = b.add(self.w, b.mul(b.mul(depth, block), i64(self.form.positions)))
 
         def panel(vectors: int) -> None:
             start = self._start(subtile)
@@ -323,7 +311,7 @@ class _Kernel:
                     rest = b.select(behind, subtile, turn)
                     e.each(end, lambda s: product(s, functions[1]), start=rest)
 
-            e.each(i64(POSITIONS), position)
+            e.each(i64(self.form.positions), position)
 
         if narrow == usual:
             panel(usual)
@@ -359,51 +347,40 @@ class _Kernel:
         e.each(last, tile, start=first)
 
 
-def _copy_patch(e: Emitter, args: list[Val]) -> None:
+def _copy_patch(form: Form, e: Emitter, args: list[Val]) -> None:
     """Emit a copy of a patch at the border: source, row stride, target, rows, columns."""
     source, stride, target, rows, columns = args
     b, size, type_ = e.b, 4 * e.lanes, e.vec(F32)
     goal = e.ptr(target)
-    for i in range(POSITIONS):
+    for i in range(form.positions):
         e.store(e.zero(type_), goal, size * i)
 
     def row(r: Val) -> None:
         line = e.ptr(b.add(source, b.mul(r, stride)))
-        place = e.off(goal, b.mul(r, i64(PATCH * size)))
+        place = e.off(goal, b.mul(r, i64(form.patch * size)))
 
         def pixel(c: Val) -> None:
             offset = b.mul(c, i64(size))
             e.store(e.load(e.off(line, offset), type_), e.off(place, offset))
 
-        e.each(e.minimum(columns, i64(PATCH)), pixel)
+        e.each(e.minimum(columns, i64(form.patch)), pixel)
 
-    e.each(e.minimum(rows, i64(PATCH)), row)
+    e.each(e.minimum(rows, i64(form.patch)), row)
 
 
-def _transform_input(e: Emitter, args: list[Val]) -> None:
+def _transform_input(form: Form, e: Emitter, args: list[Val]) -> None:
     """Emit ``B' d B`` of one patch: source, row stride, target, stride of positions."""
     source, stride, target, position = args
     type_, size = e.vec(F32), 4 * e.lanes
-    rows = [e.ptr(e.b.add(source, e.b.mul(stride, i64(r)))) for r in range(PATCH)]
-    columns = [_values(e, [e.load(row, type_, size * c) for row in rows]) for c in range(PATCH)]
+    rows = [e.ptr(e.b.add(source, e.b.mul(stride, i64(r)))) for r in range(form.patch)]
+    columns = [
+        form.inputs(e, [e.load(row, type_, size * c) for row in rows]) for c in range(form.patch)
+    ]
     goal = e.ptr(target)
-    for i in range(PATCH):
-        for value in _values(e, [column[i] for column in columns]):
+    for i in range(form.patch):
+        for value in form.inputs(e, [column[i] for column in columns]):
             e.store(value, goal)
             goal = e.off(goal, position)
-
-
-def _values(e: Emitter, d: Sequence[Val]) -> list[Val]:
-    """Return ``B' d`` of six vectors."""
-
-    def scaled(factor: float, x: Val, y: Val) -> Val:
-        return e.fma(e.const(factor, x.type), x, y)
-
-    found = [scaled(-_SUM, d[2], scaled(_PRODUCT, d[0], d[4]))]
-    for point, other in ((P, _QQ), (Q, _PP)):
-        even, odd = scaled(-other, d[2], d[4]), scaled(-other, d[1], d[3])
-        found += [scaled(point, odd, even), scaled(-point, odd, even)]
-    return [*found, scaled(-_SUM, d[3], scaled(_PRODUCT, d[1], d[5]))]
 
 
 def _product(e: Emitter, tiles: int, vectors: int) -> Val:
@@ -495,7 +472,7 @@ class _Sums:
         return visit
 
 
-def _output_transform(e: Emitter, epilogue: Epilogue) -> Val:
+def _output_transform(e: Emitter, form: Form, epilogue: Epilogue) -> Val:
     """Emit the function that makes ``A' m A`` of one tile and stores it.
 
     Its arguments: products, stride of positions, output, its row stride, rows and columns that are
@@ -508,10 +485,10 @@ def _output_transform(e: Emitter, epilogue: Epilogue) -> Val:
         b, type_, size = inner.b, inner.vec(F32), 4 * inner.lanes
         place = inner.ptr(source)
         loaded = []
-        for _ in range(POSITIONS):
+        for _ in range(form.positions):
             loaded.append(inner.load(place, type_))
             place = inner.off(place, position)
-        halves = [_outputs_of(inner, loaded[j::PATCH]) for j in range(PATCH)]
+        halves = [form.outputs(inner, loaded[j :: form.patch]) for j in range(form.patch)]
 
         def pixel(r: int, c: int, value: Val) -> None:
             pointers = []
@@ -523,28 +500,11 @@ def _output_transform(e: Emitter, epilogue: Epilogue) -> Val:
             line = inner.ptr(b.add(target, b.mul(stride, i64(r))))
             inner.store(emit_tile_row(inner, simple, value, pointers, 0), line, size * c)
 
-        for r in range(TILE):
+        for r in range(form.tile):
             with b.if_then(b.icmp_signed(">", rows, i64(r))):
-                values = _outputs_of(inner, [half[r] for half in halves])
+                values = form.outputs(inner, [half[r] for half in halves])
                 for c, value in enumerate(values):
                     with b.if_then(b.icmp_signed(">", columns, i64(c))):
                         pixel(r, c, value)
 
     return e.subroutine("outputs", 6 + 2 * len(epilogue.modes), body)
-
-
-def _outputs_of(e: Emitter, m: Sequence[Val]) -> list[Val]:
-    """Return ``A' m`` of six vectors."""
-    b = e.b
-
-    def weighed(p: float, x: Val, q: float, y: Val) -> Val:
-        return e.fma(e.const(p, x.type), x, b.fmul(e.const(q, y.type), y))
-
-    even = [b.fadd(m[1], m[2]), b.fadd(m[3], m[4])]
-    odd = [b.fsub(m[1], m[2]), b.fsub(m[3], m[4])]
-    return [
-        b.fadd(m[0], b.fadd(*even)),
-        weighed(P, odd[0], Q, odd[1]),
-        weighed(_PP, even[0], _QQ, even[1]),
-        b.fadd(m[5], weighed(P * _PP, odd[0], Q * _QQ, odd[1])),
-    ]
