@@ -96,6 +96,43 @@ def make_runner(kind: str, path: str) -> Runner:
     return runner
 
 
+class ChannelsLastRunner:
+    """A runner of a result some of whose inputs and outputs have their channels last.
+
+    Args:
+        runner: runs the result.
+        ends: names of those ``inputs`` and ``outputs``.
+    """
+
+    def __init__(self, runner: Runner, ends: dict[str, list[str]]) -> None:
+        self._runner = runner
+        self._ends = ends
+
+    def inputs(self) -> list[tuple[str, str, list[Any]]]:
+        """Return (name, NumPy dtype name, shape) per input, the shape as in the source."""
+        return [
+            (name, dtype, [shape[0], shape[-1], *shape[1:-1]] if self._last(name) else shape)
+            for name, dtype, shape in self._runner.inputs()
+        ]
+
+    def outputs(self) -> list[str]:
+        """Return output names."""
+        return self._runner.outputs()
+
+    def run(self, feeds: dict[str, Any]) -> list[Any]:
+        """Run on inputs in the source's layout; returns all outputs in it, in order."""
+        import numpy as np
+
+        given = {n: np.moveaxis(x, 1, -1) if self._last(n) else x for n, x in feeds.items()}
+        found = self._runner.run(given)
+        turned = self._ends["outputs"]
+        pairs = zip(self._runner.outputs(), found, strict=True)
+        return [np.moveaxis(y, -1, 1) if name in turned else y for name, y in pairs]
+
+    def _last(self, name: str) -> bool:
+        return name in self._ends["inputs"]
+
+
 def is_tflite(path: str) -> bool:
     """Return whether a file says that it is a TFLite file."""
     with open(path, "rb") as file:
@@ -294,11 +331,17 @@ class Session:
         found = {key: getattr(worst, key) for key in ("relative", "largest", "output")}
         return {**found, "sqnr": min(ratios.values(), default=float("inf"))}
 
+    def _result(self, request: dict[str, Any]) -> Runner:
+        """Return a runner of the result."""
+        runner = make_runner(self.kind, request["compare"])
+        ends = request.get("channels_last")
+        return runner if ends is None else ChannelsLastRunner(runner, ends)
+
     def _each_output(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """Judge every output alone; the worst of all draws each, in the order of the outputs."""
         from lepton_ir import compare as cmp
 
-        result = make_runner(self.kind, request["compare"])
+        result = self._result(request)
         accepted = {n for n, _, _ in result.inputs()}
         rows: dict[str, dict[str, Any]] = {}
         for feeds, expected in zip(self.feeds, self.expected, strict=True):
@@ -320,7 +363,7 @@ class Session:
 
         path, lossy = request["compare"], bool(request.get("lossy"))
         try:
-            result = make_runner(self.kind, path)
+            result = self._result(request)
         except Exception as error:
             if self.problem and not self.expected:
                 return cmp.Verdict(cmp.INCONCLUSIVE, self.problem).as_json()

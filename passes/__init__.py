@@ -21,6 +21,7 @@ TABLE: dict[str, str] = {
     "group": "lepton_ir.passes.group:Group",
     "inline": "lepton_ir.passes.inline:Inline",
     "integers": "lepton_ir.passes.integers:Integers",
+    "io_layout": "lepton_ir.passes.layout.ends:IoLayout",
     "layout": "lepton_ir.passes.layout:Layout",
     "legalize": "lepton_ir.passes.legalize:Legalize",
     "merge_parallel": "lepton_ir.passes.fuse.parallel:MergeParallel",

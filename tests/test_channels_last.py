@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 
 import lepton_ir
 from lepton_ir import dtypes
+from lepton_ir.formats.tflite.reader import read_file
+from lepton_ir.formats.tflite.validate import builtin_name
 from lepton_ir.interp import run_list
 from lepton_ir.tensors import DenseTensor, PermutedTensor, same_content
 from lepton_ir.testing.golden import draw_feeds
 from lepton_ir.text.parse import parse_module
+from lepton_ir.tools import lepton_opt
 
 SEEDS = 48
 
@@ -192,3 +196,36 @@ def test_weights_are_not_held_by_the_module() -> None:
     assert sum(isinstance(t, PermutedTensor) for t in held) == 2  # equal ones are merged
     feeds = {"x": np.ones((1, 3, 2, 2), np.float32)}
     assert run_list(module, feeds)[0].shape == (1, 4, 4, 4)
+
+
+def _ends(path: Path) -> tuple[list[list[int]], list[list[int]], int]:
+    """Return the shapes of a file's inputs and outputs, and how many transposes it has."""
+    model = read_file(str(path))
+    graph = model.subgraphs[0]
+    shapes = [
+        [graph.tensors[i].shape.tolist() for i in side] for side in (graph.inputs, graph.outputs)
+    ]
+    names = [builtin_name(code) for code in model.operator_codes]
+    turned = sum(names[op.opcode_index] == "TRANSPOSE" for op in graph.operators)
+    return shapes[0], shapes[1], turned
+
+
+def test_io_layout_takes_the_last_transposes_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, result = tmp_path / "net.lir", tmp_path / "net.tflite"
+    source.write_text(_UPSAMPLED.replace("N,3,H,W", "2,3,5,7"), encoding="utf-8")
+    assert lepton_opt.main([str(source), "-o", str(result)]) == 0
+    assert _ends(result) == ([[2, 3, 5, 7]], [[2, 4, 10, 14]], 2)
+    assert lepton_opt.main([str(source), "-o", str(result), "--io-layout=nhwc"]) == 0
+    assert _ends(result) == ([[2, 5, 7, 3]], [[2, 10, 14, 4]], 0)
+    shown = capsys.readouterr().out
+    assert "its channels go last now: f32[2,5,7,3]" in shown
+    assert "check: equal" in shown
+
+
+def test_io_layout_is_of_tflite_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "net.lir"
+    source.write_text(_UPSAMPLED, encoding="utf-8")
+    assert lepton_opt.main([str(source), "--io-layout=nhwc"]) == 1
+    assert "only a TFLite file has one" in capsys.readouterr().err

@@ -74,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--target", default="onnx", help="what will run it: onnx, ort, tflite (onnx)")
     p.add_argument("--opset", type=int, metavar="N", help="ONNX opset of the result (the source's)")
     p.add_argument("--dim", action="append", default=[], metavar="NAME=SIZE", help="fix a dim")
+    p.add_argument(
+        "--io-layout",
+        choices=("source", "nhwc"),
+        default="source",
+        help="layout of a TFLite file's inputs and outputs (source)",
+    )
     p.add_argument("--inline", action="store_true", help="inline the model's local functions")
     p.add_argument(
         "--keep-overridable",
@@ -221,6 +227,7 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         target=target,
         opset=args.opset,
         dims=tuple(args.dim),
+        io_layout=args.io_layout,
         calib=tuple(args.calib),
         check=args.check,
         check_timeout=args.check_timeout,

@@ -152,6 +152,10 @@ def plan(options: Options) -> Pipeline:
         steps[:0] = [Step(shapes(dim=options.dims), implied=True)]
     if options.emit == "tflite":
         steps += Pipeline.parse("tflite").steps
+    if options.io_layout == "nhwc":
+        if options.emit != "tflite":
+            raise LeptonError("only a TFLite file has one", code="option", where="--io-layout")
+        steps += Pipeline.parse("io_layout").steps
     pipeline = Pipeline(tuple(steps)).with_implied()
     if options.opset is not None or options.target != "onnx":
         pipeline = Pipeline((*pipeline.steps, legalize))
@@ -337,7 +341,13 @@ class Run:
             scratch = os.path.join(folder, "result.onnx")
             if not self.checker.gave_up:
                 self.save_onnx(module, scratch)
-            return self.checker.compare(scratch, lossy=lossy, facts=self.facts)
+            return self._compared(scratch, module, lossy)
+
+    def _compared(self, path: str, module: Module, lossy: bool) -> dict[str, Any]:
+        """Judge a file that was written for ``module``."""
+        assert self.checker is not None
+        ends = module.meta.get("io_layout")
+        return self.checker.compare(path, lossy=lossy, facts=self.facts, channels_last=ends)
 
     def lacks(self, module: Module) -> bool:
         """Return whether the target lacks an operation that decomposes into others."""
@@ -474,7 +484,7 @@ class Run:
             text = "LiteRT is not installed: the graph was checked before it was written"
             outcome.remarks.append(Remark("note", "check", shorten(self.options.model), text))
             return self.compare(module, lossy=bool(self.rest))
-        return self.checker.compare(scratch, lossy=bool(self.rest), facts=self.facts)
+        return self._compared(scratch, module, bool(self.rest))
 
     def mismatch(self, verdict: dict[str, Any], ctx: PassContext) -> bool:
         """Return whether to run again without a wrong rewrite; raises when not allowed to."""

@@ -21,6 +21,7 @@ class Options:
     target: str = "onnx"
     opset: int | None = None
     dims: tuple[str, ...] = ()
+    io_layout: str = "source"
     calib: tuple[str, ...] = ()
     check: str = "fast"
     check_timeout: float | None = None
