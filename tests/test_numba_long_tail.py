@@ -237,3 +237,19 @@ assert "numba" in sys.modules
 
 def test_numba_is_imported_for_large_tensors_only():
     subprocess.run([sys.executable, "-c", CODE], check=True)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("align", ["true", "false"])
+@pytest.mark.parametrize("sizes", [(7,), (6, 9), (3, 4, 5)])
+def test_grid_sample(mode, padding, align, sizes):
+    rng = np.random.default_rng(len(sizes))
+    x = rng.standard_normal((2, 3, *sizes)).astype(np.float32)
+    x[0, 0].reshape(-1)[:2] = np.inf, np.nan
+    grid = rng.uniform(-1.4, 1.4, (2, *(s + 1 for s in sizes), len(sizes))).astype(np.float32)
+    body = f"""
+  %y = grid_sample(%x, %g) {{mode="{mode}", padding_mode="{padding}", align_corners={align}}}
+  return(%y)"""
+    check(body, x=x, g=grid)
+    check(body, x=x.astype(np.float64), g=grid.astype(np.float64))

@@ -206,6 +206,32 @@ def _scatter_nd(op: Op, arrays: list[Any]) -> list[Any]:
     return [out]
 
 
+def _takes_samples(op: Op, given: list[Tensor | None]) -> bool:
+    x, grid = given
+    if _dtype(x) not in ("f32", "f64") or x is None or grid is None or len(x.shape) < 3:
+        return False
+    same = len(x.shape) == len(grid.shape) and grid.shape[-1] == len(x.shape) - 2
+    known = op.attr("mode") in ("nearest", "linear", "cubic")
+    padded = op.attr("padding_mode") in ("zeros", "border", "reflection")
+    return same and known and padded and x.shape[0] == grid.shape[0]
+
+
+def _grid_sample(op: Op, arrays: list[Any]) -> list[Any]:
+    from lepton_ir.ops.image import grid_taps
+
+    x, grid = arrays
+    attrs = (op.attr(name) for name in ("mode", "padding_mode", "align_corners"))
+    points = (len(x), int(np.prod(grid.shape[1:-1], dtype=np.int64)))
+    index, weights = np.zeros((*points, 1), np.int64), np.ones((*points, 1))
+    for size, (i, w) in zip(x.shape[2:], grid_taps(grid, x.shape[2:], *attrs), strict=True):
+        i, w = i.reshape(*points, 1, -1), w.reshape(*points, 1, -1)
+        index = (index[..., None] * size + i).reshape(*points, -1)
+        weights = (weights[..., None] * w).reshape(*points, -1)
+    out = np.empty((*x.shape[:2], points[1]), x.dtype)
+    _kernels().sample(_plain(x).reshape(*x.shape[:2], -1), index, weights, out)
+    return [out.reshape(*x.shape[:2], *grid.shape[1:-1])]
+
+
 # -- orders and choices ----------------------------------------------------------------------------
 
 
@@ -305,6 +331,7 @@ ENTRIES = {
     "scatter_elements": Entry(_takes_scatter_elements, _scatter_elements),
     "gather_nd": Entry(_takes_gather_nd, _gather_nd),
     "scatter_nd": Entry(_takes_scatter_nd, _scatter_nd),
+    "grid_sample": Entry(_takes_samples, _grid_sample, 1 << 12),
     "top_k": Entry(_takes_top_k, _top_k),
     "arg_max": Entry(_takes_arg, _arg),
     "arg_min": Entry(_takes_arg, _arg),

@@ -124,6 +124,26 @@ def combine_rows(out: Array, index: Array, dims: Array, updates: Array, how: int
 
 
 @_compiled
+def sample(x: Array, index: Array, weights: Array, out: Array) -> None:
+    """``out[n, c, p] = sum_t x[n, c, index[n, p, t]] * weights[n, p, t]``, sums in float64.
+
+    A weight of 0 leaves its element out, whatever it is; one weight of 1 is the element itself.
+    """
+    batch, channels, count = out.shape
+    taps = index.shape[2]
+    for n in range(batch):
+        for c in range(channels):
+            for p in range(count):
+                total = 0.0
+                for t in range(taps):
+                    w = weights[n, p, t]
+                    if w != 0:
+                        v = x[n, c, index[n, p, t]]
+                        total = v if taps == 1 else total + v * w
+                out[n, c, p] = total
+
+
+@_compiled
 def _precedes(a: Any, b: Any, largest: bool) -> bool:
     """Whether ``a`` comes before ``b``: NaN counts as infinity, and behind it when ascending."""
     if largest:

@@ -304,6 +304,19 @@ def _reflected(x: Array, low: float, high: float) -> Array:
     return np.asarray(low + np.where(phase > span, 2 * span - phase, phase))
 
 
+def grid_taps(
+    grid: Array, sizes: Sequence[int], mode: str, padding_mode: str, align_corners: bool
+) -> list[tuple[Array, Array]]:
+    """Return for each spatial axis the indexes and weights, (..., k) each, of `grid_sample`."""
+    positions, rank = grid.astype(np.float64), len(sizes)
+    axes = []
+    for i, size in enumerate(sizes):
+        g = positions[..., rank - 1 - i]
+        at = (g + 1) / 2 * (size - 1) if align_corners else ((g + 1) * size - 1) / 2
+        axes.append(_grid_taps(at, size, mode, padding_mode, align_corners))
+    return axes
+
+
 def _grid_taps(
     at: Array, size: int, mode: str, padding_mode: str, align_corners: bool
 ) -> tuple[Array, Array]:
@@ -354,12 +367,7 @@ def grid_sample(
         raise ValueError(f"grid_sample: unknown mode {mode!r}")
     if padding_mode not in ("zeros", "border", "reflection"):
         raise ValueError(f"grid_sample: unknown padding_mode {padding_mode!r}")
-    positions = grid.astype(np.float64)
-    axes = []
-    for i, size in enumerate(x.shape[2:]):
-        g = positions[..., rank - 1 - i]
-        at = (g + 1) / 2 * (size - 1) if align_corners else ((g + 1) * size - 1) / 2
-        axes.append(_grid_taps(at, size, mode, padding_mode, align_corners))
+    axes = grid_taps(grid, x.shape[2:], mode, padding_mode, align_corners)
     batch = np.arange(len(x)).reshape((-1,) + (1,) * rank)
     source = np.moveaxis(x, 1, -1)
     if mode == "nearest":
