@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lepton_ir import dtypes
 from lepton_ir.builder import Builder, create
 from lepton_ir.diagnostics import UnsupportedError
 from lepton_ir.frontends.tflite.graph import MAX_NESTING, GraphReader
@@ -93,18 +94,25 @@ def _carried_types(call: Call, values: Sequence[Value], subgraph: int) -> list[T
 def _while(call: Call) -> Sequence[Value]:
     cond, body = call.options.cond_subgraph_index, call.options.body_subgraph_index
     values = _operands(call, 0)
-    first = _nested(call, cond, call.reader.block, values)
+    first = _truth(_nested(call, cond, call.reader.block, values))
     types = _carried_types(call, values, body)
     for _ in range(_TRIES):
-        op = _loop(call, cond, body, values, first[0], types)
+        op = _loop(call, cond, body, values, first, types)
         carried = [arg.type for arg in op.regions[0].block.args[2:]]
         if all(a is b for a, b in zip(carried, types, strict=True)):
             return op.results
         # What was built may rest on more than holds in every iteration.
         op.erase()
         types = carried
-    op = _loop(call, cond, body, values, first[0], [UNKNOWN] * len(values))
+    op = _loop(call, cond, body, values, first, [UNKNOWN] * len(values))
     return op.results
+
+
+def _truth(outputs: Sequence[Value]) -> Value:
+    """Return what a condition says."""
+    if len(outputs) != 1 or outputs[0].dtype not in (None, dtypes.BOOL):
+        raise UnsupportedError("the condition is not one bool", code="tflite-control")
+    return outputs[0]
 
 
 def _loop(
@@ -125,8 +133,8 @@ def _loop(
         raise UnsupportedError(
             f"the body has {len(carried)} outputs for {len(values)} inputs", code="tflite-control"
         )
-    again = _nested(call, cond, block, carried)
-    block.append(create("yield", [again[0], *carried]))
+    again = _truth(_nested(call, cond, block, carried))
+    block.append(create("yield", [again, *carried]))
     infer_op(op)
     return op
 

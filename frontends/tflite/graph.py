@@ -14,7 +14,6 @@ from lepton_ir.diagnostics import (
     LeptonError,
     Location,
     UnsupportedError,
-    VerifyError,
     shorten,
 )
 from lepton_ir.foreign import Foreign
@@ -36,18 +35,20 @@ if TYPE_CHECKING:
 CODE = "tflite-operator"
 RULE = "tflite"
 
-MAX_OPERATORS = 1 << 18
-"""Operators read from one file, those of a subgraph once for each operator that runs it."""
+LEAST_OPERATORS, MOST_READS = 10_000, 16
+"""A file's operators are read at most so often on average: subgraphs once for each operator that
+runs them, conditions of loops twice, bodies again where shapes change. Small files are free."""
 
 MAX_NESTING = 16
 """Subgraphs inside subgraphs."""
 
 
-@dataclass
 class Budget:
     """What one file may still cost: subgraphs that run each other can grow exponentially."""
 
-    operators: int = MAX_OPERATORS
+    def __init__(self, model: Node) -> None:
+        count = sum(len(graph.operators or ()) + 1 for graph in model.subgraphs)
+        self._limit = self._left = max(LEAST_OPERATORS, MOST_READS * count)
 
     def spend(self, count: int) -> None:
         """Count operators that are about to be read.
@@ -55,10 +56,10 @@ class Budget:
         Raises:
             UnsupportedError: too many.
         """
-        self.operators -= count
-        if self.operators < 0:
+        self._left -= count
+        if self._left < 0:
             raise UnsupportedError(
-                f"its subgraphs run each other: more than {MAX_OPERATORS} operators in all",
+                f"its subgraphs run each other: more than {self._limit} operators in all",
                 code="tflite-size",
             )
 
@@ -75,7 +76,7 @@ class Shared:
     """
 
     model: Node
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget
     tensors: dict[int, list[TensorInfo]] = field(default_factory=dict)
     hybrid: int = 0
 
@@ -213,8 +214,12 @@ class GraphReader:
                 name = str(code.custom_code)
             try:
                 self._operator(node, code, builtin_name(code) or "")
-            except (UnsupportedError, VerifyError, InvalidModelError) as error:
+            except LeptonError as error:
                 raise self._located(error, index, name, node) from error
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                # Rows take what operators state as it is; what does not fit shows in them.
+                broken = InvalidModelError(f"its parts do not fit: {error}", code=CODE)
+                raise self._located(broken, index, name, node) from error
 
     def _located(self, error: LeptonError, index: int, name: str, node: Node) -> LeptonError:
         if error.where.startswith("operator "):

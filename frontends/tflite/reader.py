@@ -20,7 +20,7 @@ from lepton_ir.foreign import Foreign
 from lepton_ir.formats.tflite.archive import find_archive
 from lepton_ir.formats.tflite.reader import read_bytes, read_file
 from lepton_ir.formats.tflite.validate import builtin_name, validate
-from lepton_ir.frontends.tflite.graph import GraphReader, Shared
+from lepton_ir.frontends.tflite.graph import Budget, GraphReader, Shared
 from lepton_ir.frontends.tflite.state import StateKey, States
 from lepton_ir.infer import const_tensor, mark_types_current
 from lepton_ir.ir import Module
@@ -104,7 +104,7 @@ def _archive(source: str | os.PathLike[str] | bytes) -> bytes | None:
 class _ModelReader:
     def __init__(self, model: Node, signature: str, keep_overridable: bool) -> None:
         self._model = model
-        self._shared = Shared(model)
+        self._shared = Shared(model, Budget(model))
         self._signatures = list(model.signature_defs or ())
         self._main = self._chosen(signature)
         self._keep_overridable = keep_overridable
@@ -188,6 +188,8 @@ class _ModelReader:
         outputs = reader.outputs
         if not outputs:
             raise InvalidModelError("the subgraph has no outputs", code="tflite-graph")
+        if len({info.index for info in reader.inputs}) < len(reader.inputs):
+            raise InvalidModelError("a tensor is an input twice", code="tflite-graph")
         inputs, names = self._names(subgraph, reader.inputs, outputs)
         for info, label in zip(reader.inputs, inputs, strict=True):
             if info.dtype is None:

@@ -29,10 +29,18 @@ def _reduce(call: Call) -> Value:
     x = call.real(0)
     if call.ints(1) == ():
         return call.b.identity(x)  # type: ignore[no-any-return]
-    op = call.b.build(
-        _REDUCTIONS[call.name], x, call.vector(1), keepdims=bool(call.options.keep_dims)
-    )
+    op = call.b.build(_REDUCTIONS[call.name], x, _axes(call), keepdims=bool(call.options.keep_dims))
     return op.result
+
+
+def _axes(call: Call) -> Value:
+    """Return the axes; the runtime takes one that is named twice once."""
+    known = call.ints(1)
+    if known is None or len({a % call.rank(0) for a in known}) == len(known):
+        return call.vector(1)
+    once = sorted({a % call.rank(0) for a in known})
+    found: Value = call.b.const(np.asarray(once, np.int64))
+    return found
 
 
 @row("REDUCE_ANY", "REDUCE_ALL", ir="cast, reduce_max, reduce_min")
@@ -42,7 +50,7 @@ def _reduce_bool(call: Call) -> Value:
         return call.b.identity(x)  # type: ignore[no-any-return]
     name = "reduce_max" if call.name == "REDUCE_ANY" else "reduce_min"
     counted = call.b.cast(x, to=dtypes.I32)
-    made = call.b.build(name, counted, call.vector(1), keepdims=bool(call.options.keep_dims))
+    made = call.b.build(name, counted, _axes(call), keepdims=bool(call.options.keep_dims))
     found: Value = call.b.cast(made.result, to=dtypes.BOOL)
     return found
 

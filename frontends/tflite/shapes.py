@@ -20,6 +20,13 @@ OPEN = int(np.iinfo(np.int64).max)
 """A bound of a slice that is none."""
 
 
+MAX_RANK = 64
+"""Axes of a shape that is computed with."""
+
+MAX_MASK = 1 << 22
+"""Elements of a mask that a diagonal becomes."""
+
+
 def _moved(call: Call, index: int = 0) -> Value:
     """Return the operand of an operator that only moves elements.
 
@@ -134,7 +141,7 @@ def _broadcast_to(call: Call) -> Value:
 def _broadcast_args(call: Call) -> Value:
     b, first, second = call.b, call.index(0), call.index(1)
     lengths = [v.shape[0] if v.shape else None for v in (first, second)]
-    known = [n for n in lengths if isinstance(n, int)]
+    known = [n for n in lengths if isinstance(n, int) and n <= MAX_RANK]
     if len(known) < len(lengths):
         call.opaque("the ranks are not known")
     shapes = []
@@ -222,6 +229,8 @@ def _mirror_pad(call: Call) -> Value:
 def _slice(call: Call) -> Value:
     x, begin, size = _moved(call), call.ints(1), call.ints(2)
     b = call.b
+    if {len(v) for v in (begin, size) if v is not None} - {call.rank(0)}:
+        call.opaque("there is not one bound for each axis")
     if begin is not None and size is not None:
         ends = [OPEN if n < 0 else s + n for s, n in zip(begin, size, strict=True)]
         found: Value = b.slice(x, list(begin), ends)
@@ -388,8 +397,8 @@ def _range(call: Call) -> Value:
 def _matrix_diag(call: Call) -> Value:
     x = call.real(0)
     size = call.dim(0, -1)
-    if not isinstance(size, int):
-        call.opaque("the size of the diagonal is not known")
+    if not isinstance(size, int) or size * size > MAX_MASK:
+        call.opaque("the size of the diagonal is not known, or large")
     eye = call.b.const(np.eye(size, dtype=bool))
     found: Value = call.b.where(eye, call.b.unsqueeze(x, [-2]), call.scalar(0, x))
     return found
@@ -399,8 +408,8 @@ def _matrix_diag(call: Call) -> Value:
 def _matrix_set_diag(call: Call) -> Value:
     x, diagonal, b = call.real(0), call.real(1), call.b
     rows, columns = call.dim(0, -2), call.dim(0, -1)
-    if not isinstance(rows, int) or not isinstance(columns, int):
-        call.opaque("the size of the matrices is not known")
+    if not isinstance(rows, int) or not isinstance(columns, int) or rows * columns > MAX_MASK:
+        call.opaque("the size of the matrices is not known, or large")
     # Along the longer axis the diagonal ends early; a shorter one broadcasts along it.
     axis = -1 if rows <= columns else -2
     found: Value = b.where(

@@ -309,6 +309,10 @@ def batch_to_space_nd(x: Array, block_shape: Array, crops: Array) -> Array:
 # -- updates ---------------------------------------------------------------------------------------
 
 
+_MAX_GRID = 1 << 22
+"""Elements of an update that are placed one by one."""
+
+
 def _infer_update(ctx: InferContext) -> Type:
     x, update = ctx.shape("x"), ctx.shape("update")
     if x is not None and update is not None:
@@ -327,6 +331,8 @@ def _decompose_update(b: Builder, op: Op) -> list[Value]:
         raise ValueError("the shapes are not known")
     if not sizes:
         return [update]
+    if math.prod(parts) > _MAX_GRID:
+        raise ValueError("the update is too large to place each element")
     room = np.asarray([s - p for s, p in zip(sizes, parts, strict=True)], np.int64)
     at = b.min(b.max(b.cast(start, to=dtypes.I64), b.const(np.int64(0))), b.const(room))
     axes = np.meshgrid(*(np.arange(p, dtype=np.int64) for p in parts), indexing="ij")

@@ -21,14 +21,14 @@ from functools import cache
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a script: its own folder is on the path, not `tests`
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[:1] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
 
-from bad_input import bombs, contents, external, files, odd, runner, structure, text
+from bad_input import bombs, contents, external, files, odd, runner, structure, text, tflite
 from bad_input.case import Case
 from bad_input.judge import compare
 from bad_input.runner import Outcome, forked, run_case, spawned, warm_up
 
-_MODULES = (files, structure, contents, external, bombs, odd, text)
+_MODULES = (files, structure, contents, external, bombs, odd, text, tflite)
 
 
 @cache
