@@ -16,7 +16,8 @@ made by `--mode find --write-expected`. Verdicts:
 * `invalid`: a result that `onnx.checker` or the runner rejects;
 * `refused`: Lepton reported a diagnostic instead of a result;
 * `crashed`: any other exception, a dead process or no answer in time;
-* `unsupported` (`interp`, `numba`): the case uses an op that has no meaning in the op table.
+* `unsupported`: the case uses an op that has no meaning in the op table (`interp`, `numba`), or
+  that TFLite cannot express according to `tflite_classes` (`tflite`, `tflite-classes`).
 """
 
 from __future__ import annotations
@@ -315,15 +316,31 @@ def _measure_numba_generic(case: Case, runner: str, passes: str) -> None:
     _measure_numba(case, runner, passes, "generic")
 
 
+def _measure_classes(case: Case, runner: str, passes: str) -> None:
+    """Say whether TFLite can express the case, from what is known of its operators alone."""
+    from lepton_ir.tools.tflite_classes import classify
+
+    lepton = Lepton()
+    module = lepton.load(case.load()[0])
+    lepton.run_passes(module, "shapes,inline,fold")
+    reason = classify(module)
+    if reason:
+        raise _VerdictError("unsupported", reason)
+
+
 def _measure_tflite(case: Case, runner: str, passes: str) -> None:
     """Write the case as a TFLite file and run that in LiteRT, which ends the worker if it must."""
     lepton = Lepton()
     model, data_sets = case.load()
-    module = lepton.load(model)
-    lepton.run_passes(module, f"{passes},tflite,legalize", "tflite")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.tflite"
-        lepton.save(module, path)
+        try:
+            module = lepton.load(model)
+            lepton.run_passes(module, f"{passes},tflite,legalize", "tflite")
+            lepton.save(module, path)
+        except UnsupportedError as error:
+            _measure_classes(case, runner, passes)  # says so if that was to be expected
+            raise _VerdictError("refused", one_line(error)) from error
         for feeds, expected in data_sets:
             try:
                 actual = lepton.run_tflite(path, feeds)
@@ -343,6 +360,7 @@ MODES: dict[str, Callable[[Case, str, str], None]] = {
     "roundtrip": _measure_round_trip,
     "interp": _measure_interpreter,
     "tflite": _measure_tflite,
+    "tflite-classes": _measure_classes,
     "numba": _measure_numba,
     "numba-generic": _measure_numba_generic,
 }

@@ -10,6 +10,7 @@ from lepton_ir.backends.tflite import (
     lower_loop,
     lower_math,
     lower_nn,
+    lower_quant,
     lower_rnn,
     lower_shape,
     lower_tensor,
@@ -33,6 +34,7 @@ def lowerings() -> Mapping[str, Callable[[Any, Any], Any]]:
         **lower_tensor.LOWERINGS,
         **lower_loop.LOWERINGS,
         **lower_rnn.LOWERINGS,
+        **lower_quant.LOWERINGS,
     }
     wide = {
         n: widened(rows(), n, own.get(n) or _table(n))

@@ -227,16 +227,20 @@ def _one_hot(b: Builder, op: Op) -> list[Value]:
     rank = rank_of(op.results[0])
     axis = op.attr("axis") % rank
     size = shape_of(op.results[0])[axis]
-    if not isinstance(size, int):
-        raise ValueError("the depth is not known")
     if dtype_of(indices) not in (dtypes.I32, dtypes.I64, dtypes.F32):
         indices = b.cast(indices, to=dtypes.F32 if dtype_of(indices).is_float else dtypes.I32)
+    if isinstance(size, int):
+        depth = full(b, size, indices)
+        line = b.const(np.arange(size, dtype=dtype_of(indices).numpy))
+    else:
+        depth = b.cast(operand(op, 1), to=dtype_of(indices))
+        depth = depth if depth.rank == 0 else b.squeeze(depth, i64(b, 0))
+        line = b.range(full(b, 0, indices), depth, full(b, 1, indices))
     if not never_negative(indices):
-        behind = b.add(indices, full(b, size, indices))
+        behind = b.add(indices, depth)
         indices = b.where(b.less(indices, full(b, 0, indices)), behind, indices)
-    steps = np.arange(size, dtype=dtype_of(indices).numpy)
-    line = steps.reshape([size if i == axis else 1 for i in range(rank)])
-    hot = b.equal(b.unsqueeze(indices, i64(b, axis)), b.const(line))
+    line = b.reshape(line, i64(b, *(-1 if i == axis else 1 for i in range(rank))))
+    hot = b.equal(b.unsqueeze(indices, i64(b, axis)), line)
     off, on = (b.squeeze(b.slice(values, i64(b, i), i64(b, i + 1)), i64(b, 0)) for i in (0, 1))
     return [b.where(hot, on, off)]
 

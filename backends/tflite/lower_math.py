@@ -135,14 +135,15 @@ def _softsign(b: Builder, x: Value) -> Value:
 def _softplus(b: Builder, x: Value) -> Value:
     """``max(x, 0) + log(1 + e)`` with ``e = exp(-|x|)``, which does not overflow.
 
-    ``log(u) e / (u - 1)`` makes up for the bits of a small e that ``u = 1 + e`` loses.
+    XNNPACK's logarithm has an absolute error, so that a small e goes through its series.
     """
     e = b.exp(b.neg(b.abs(x)))
-    u = b.add(full(b, 1, x), e)
-    kept = b.sub(u, full(b, 1, x))
-    lost = b.equal(kept, full(b, 0, x))
-    ratio = b.div(e, b.where(lost, full(b, 1, x), kept))
-    found: Value = b.add(b.relu(x), b.where(lost, e, b.mul(b.log(u), ratio)))
+    series = full(b, 0.2, x)
+    for factor in (-0.25, 1 / 3, -0.5, 1.0):
+        series = b.add(b.mul(series, e), full(b, factor, x))
+    small = b.less(e, full(b, 0.05, x))
+    tail = b.where(small, b.mul(series, e), b.log(b.add(full(b, 1, x), e)))
+    found: Value = b.add(b.relu(x), tail)
     return found
 
 

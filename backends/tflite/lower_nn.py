@@ -10,11 +10,9 @@ from lepton_ir.backends.tflite.lower_tensor import reduced, window_parts
 from lepton_ir.backends.tflite.lowering import (
     cut,
     dtype_of,
-    i64,
     operand,
     rank_of,
     shape_of,
-    static_shape,
 )
 from lepton_ir.backends.tflite.windows import padding_of, spatial
 from lepton_ir.ops.channels_last import channels_first, channels_last
@@ -302,27 +300,29 @@ def _gemm(b: Builder, op: Op) -> list[Value]:
     return [b.add(y, bias)]
 
 
+def _block_order(channels: int, size: int) -> np.ndarray[Any, Any]:
+    """Return the channels in the order (block, rest), of those in the order (rest, block)."""
+    return np.arange(channels).reshape(-1, size * size).T.reshape(-1)
+
+
 def _depth_to_space(b: Builder, op: Op) -> list[Value]:
-    """Blocks in the order of CRD, as a transpose between reshapes."""
+    """Blocks in the order of CRD: channels are put into that of DCR first."""
     x, size = operand(op, 0), op.attr("blocksize")
-    n, h, w, c = static_shape(x)
-    rest = c // (size * size)
-    if op.attr("mode") == "DCR":
-        parts, perm = (n, h, w, size, size, rest), (0, 1, 3, 2, 4, 5)
-    else:
-        parts, perm = (n, h, w, rest, size, size), (0, 1, 4, 2, 5, 3)
-    moved = b.transpose(b.reshape(x, i64(b, *parts)), perm=perm)
-    return [b.reshape(moved, i64(b, n, h * size, w * size, rest))]
+    channels = shape_of(x)[-1]
+    if op.attr("mode") != "CRD" or not isinstance(channels, int):
+        raise ValueError("no operator moves these blocks")
+    order = b.const(_block_order(channels, size).astype(np.int64))
+    return [b.depth_to_space_nhwc(b.gather(x, order, axis=3), blocksize=size)]
 
 
 def _space_to_depth(b: Builder, op: Op) -> list[Value]:
     """As ``depth_to_space_nhwc``, backwards."""
     x, size = operand(op, 0), op.attr("blocksize")
-    n, h, w, c = static_shape(x)
-    blocks = b.reshape(x, i64(b, n, h // size, size, w // size, size, c))
-    perm = (0, 1, 3, 2, 4, 5) if op.attr("mode") == "DCR" else (0, 1, 3, 5, 2, 4)
-    moved = b.transpose(blocks, perm=perm)
-    return [b.reshape(moved, i64(b, n, h // size, w // size, c * size * size))]
+    channels = shape_of(op.results[0])[-1]
+    if op.attr("mode") != "CRD" or not isinstance(channels, int):
+        raise ValueError("no operator moves these blocks")
+    order = np.argsort(_block_order(channels, size)).astype(np.int64)
+    return [b.gather(b.space_to_depth_nhwc(x, blocksize=size), b.const(order), axis=3)]
 
 
 LOWERINGS: dict[str, Callable[[Any, Any], Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,6 +176,21 @@ def _constant_of_shape(b: Builder, op: Op) -> list[Value]:
     raise ValueError(f"FILL does not give {y.dtype}")
 
 
+def _spelled(b: Builder, x: Value, wanted: list[int]) -> Value:
+    """Build a new shape in which each 0 is the size of x there."""
+    if wanted.count(0) == 1 and -1 not in wanted:
+        return i64(b, *(d or -1 for d in wanted))
+    vector = sizes(b, x)
+    parts: list[Value] = []
+    for same, group in itertools.groupby(range(len(wanted)), lambda i: wanted[i] == 0):
+        places = list(group)
+        if same:
+            parts.append(b.slice(vector, i64(b, places[0]), i64(b, places[-1] + 1)))
+        else:
+            parts.append(i64(b, *(wanted[i] for i in places)))
+    return parts[0] if len(parts) == 1 else b.concat(*parts, axis=0)
+
+
 def _reshape(b: Builder, op: Op) -> list[Value]:
     """A scalar that stays one is the same value; a 0 in the new shape is a size of x."""
     x, shape = operand(op, 0), operand(op, 1)
@@ -183,6 +199,9 @@ def _reshape(b: Builder, op: Op) -> list[Value]:
     wanted = op.results[0].shape
     if op.attr("allowzero") or wanted is None:
         raise ValueError("no operator does this reshape")
+    known = constant_ints(shape)
+    if known is not None and 0 in known:
+        return [b.reshape(x, _spelled(b, x, known), allowzero=True)]
     kept = min(len(wanted), rank_of(x))
     old = b.slice(b.shape(x), i64(b, 0), i64(b, kept))
     if kept < len(wanted):

@@ -412,6 +412,24 @@ def _det(b: Builder, op: Op) -> list[Value]:
     return [total]
 
 
+_EXACT_TERMS = (1 << 24) // (255 * 255) - 1
+"""Products of 8-bit integers whose sum floats of 32 bits hold exactly."""
+
+
+def _integer_chunks(b: Builder, op: Op, x: Value, w: Value, terms: int) -> list[Value]:
+    """Add up products of parts of the inner axis, each of which floats hold exactly."""
+    first, second = rank_of(x) - 1, max(rank_of(w) - 2, 0)
+    total: Value | None = None
+    zeros = op.operands[2:]
+    for start in range(0, terms, _EXACT_TERMS):
+        stop = min(start + _EXACT_TERMS, terms)
+        parts = cut(b, x, first, start, stop), cut(b, w, second, start, stop)
+        product = b.matmul_integer(*parts, *zeros)
+        total = product if total is None else b.add(total, product)
+    assert total is not None
+    return [total]
+
+
 def _integer_product(name: str) -> Callable[[Any, Op], list[Value]]:
     """Return the lowering of a product of 8-bit integers to one of floats, where that is exact."""
 
@@ -420,8 +438,10 @@ def _integer_product(name: str) -> Callable[[Any, Op], list[Value]]:
         shape = static_shape(w)
         terms = shape[-2] if name == "matmul" and len(shape) > 1 else int(np.prod(shape[1:]))
         terms = shape[0] if len(shape) == 1 else terms
-        if terms * 255 * 255 >= 1 << 24:
-            raise ValueError("the sums may be larger than floats count exactly")
+        if terms > _EXACT_TERMS:
+            if name == "conv":
+                raise ValueError("the sums may be larger than floats count exactly")
+            return _integer_chunks(b, op, x, w, terms)
         parts = []
         for i, value in enumerate((x, w)):
             wide = b.cast(value, to=dtypes.F32)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lepton_ir import dims
 from lepton_ir.infer import const_array
 
 if TYPE_CHECKING:
+    from lepton_ir.dims import Dim
     from lepton_ir.ir import Op
 
 _FLAGS = {
@@ -25,10 +27,14 @@ def _kind(op: Op) -> tuple[str, str, str]:
     x = op.operands[0]
     assert x is not None
     pairs = zip(x.shape or (), op.results[0].shape or (), strict=True)
-    large = all(isinstance(new, int) and new > 1 for old, new in pairs if old != new)
+    large = all(_above_one(new) for old, new in pairs if old != new)
     if way == "pytorch_half_pixel" and large:
         way = "half_pixel"
     return mode, way, op.attr("nearest_mode") if mode == "nearest" else ""
+
+
+def _above_one(dim: Dim | None) -> bool:
+    return dim is not None and dims.prove_ge(dim, 2) is True
 
 
 def resize_options(op: Op) -> tuple[str, dict[str, Any]]:
@@ -45,8 +51,6 @@ def resized(op: Op) -> str:
     old, new = x.shape or (), y.shape or ()
     if len(old) != 4 or (old[0] is not new[0] and old[0] != new[0]) or old[3] != new[3]:
         return "TFLite resizes the two middle axes of four"
-    if not all(isinstance(d, int) for d in (*old[1:3], *new[1:3])):
-        return "the sizes are not known"
     kind = _kind(op)
     if kind not in _FLAGS:
         return f"no operator resizes like {' '.join(filter(None, kind))}"
@@ -65,7 +69,7 @@ def fits_plane(op: Op) -> bool:
     axes = op.attr("axes")
     if len(old) != 4 or old[:2] != new[:2] or old[2:] == new[2:]:
         return False
-    if not all(isinstance(d, int) for d in (*old[2:], *new[2:])) or _kind(op) not in _FLAGS:
+    if _kind(op) not in _FLAGS:
         return False
     if axes is not None and {a % 4 for a in axes} - {2, 3}:
         return False
@@ -84,12 +88,14 @@ def _exact(op: Op) -> str:
     assert x is not None
     if known is None:
         return "the scales are not constants"
+    if not known.size:
+        return ""
     axes = range(4) if op.attr("axes") is None else op.attr("axes")
     for axis, scale in zip(axes, known.reshape(-1).tolist(), strict=True):
         before, after = (x.shape or ())[axis], (y.shape or ())[axis]
         if not isinstance(before, int) or not isinstance(after, int):
-            if scale != 1.0:
-                return "the sizes are not known"
+            if scale != int(scale):
+                return "a scale may not be the ratio of the sizes"
         elif before * scale != after:
             return "a scale is not the ratio of the sizes"
     return ""

@@ -74,4 +74,10 @@ class LiteRtRunner:
         for index, array in given.items():
             self._interpreter.set_tensor(index, np.asarray(array, order="C"))
         self._interpreter.invoke()
-        return [np.asarray(self._interpreter.get_tensor(index)) for _, index in self._outputs]
+        made = {d["index"]: d for d in self._interpreter.get_output_details()}
+        return [self._read(index, made[index]) for _, index in self._outputs]
+
+    def _read(self, index: int, details: dict[str, Any]) -> Any:
+        if 0 in details["shape"]:  # the interpreter gives no such tensor
+            return np.zeros(details["shape"], details["dtype"])
+        return np.asarray(self._interpreter.get_tensor(index))

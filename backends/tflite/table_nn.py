@@ -11,6 +11,7 @@ from lepton_ir.backends.tflite.graph import enum, type_number
 from lepton_ir.backends.tflite.resizing import resize_options, resized
 from lepton_ir.backends.tflite.row import Row, constant_ints, is_constant
 from lepton_ir.backends.tflite.windows import padding_of, spatial
+from lepton_ir.infer import const_array
 
 if TYPE_CHECKING:
     from lepton_ir.backends.tflite.graph import Graph
@@ -100,28 +101,33 @@ def _conv_transpose(g: Graph, op: Op) -> None:
     fields = {"padding": enum("Padding", padding_of(op, transposed=True) or "VALID")}
     for letter, axis in zip("hw", spatial(op), strict=True):
         fields[f"stride_{letter}"] = axis.stride
-    shape = op.results[0].shape
-    assert shape is not None
-    inputs = [_sizes(g, op.operands[0], shape), g.value(w), g.value(x)]
+    inputs = [_transposed_sizes(g, op), g.value(w), g.value(x)]
     if len(op.operands) > 2:
         inputs.append(g.value(op.operands[2]))
     activation = g.activation(op)
     g.add("TRANSPOSE_CONV", inputs, [g.result(op)], fused_activation_function=activation, **fields)
 
 
-def _sizes(g: Graph, x: Value | None, shape: tuple[object, ...]) -> int:
-    """Return the sizes of a result; the batch may be that of ``x``."""
-    rest = [d for d in shape[1:] if isinstance(d, int)]
-    if isinstance(shape[0], int):
-        return g.ints([shape[0], *rest])
+def _transposed_sizes(g: Graph, op: Op) -> int:
+    """Return the sizes of a transposed convolution's result."""
+    x, shape = op.operands[0], op.results[0].shape or ()
+    if all(isinstance(d, int) for d in shape):
+        return g.ints([int(d) for d in shape])  # type: ignore[arg-type]
     assert x is not None
-    everything = g.temporary(dtypes.I32, (x.rank,), "sizes")
-    batch = g.temporary(dtypes.I32, (1,), "batch")
-    out = g.temporary(dtypes.I32, (len(shape),), "output_shape")
-    g.add("SHAPE", [g.value(x)], [everything], out_type=type_number(dtypes.I32))
-    g.add("STRIDED_SLICE", [everything, g.ints([0]), g.ints([1]), g.ints([1])], [batch])
-    g.add("CONCATENATION", [batch, g.ints(rest)], [out], axis=0)
-    return out
+    axes = spatial(op)
+    same = padding_of(op, transposed=True) == "SAME"
+    extra = op.attr("output_padding") or (0,) * len(axes)
+    more = [0 if same else a.kernel - a.stride + e for a, e in zip(axes, extra, strict=True)]
+    names = ("sizes", "batch_and_plane", "strided", "lengthened", "output_shape")
+    counts = (4, 3, 3, 3, 4)
+    steps = [g.temporary(dtypes.I32, (c,), n) for n, c in zip(names, counts, strict=True)]
+    g.add("SHAPE", [g.value(x)], [steps[0]], out_type=type_number(dtypes.I32))
+    g.add("STRIDED_SLICE", [steps[0], g.ints([0]), g.ints([3]), g.ints([1])], [steps[1]])
+    g.add("MUL", [steps[1], g.ints([1, *(a.stride for a in axes)])], [steps[2]])
+    g.add("ADD", [steps[2], g.ints([0, *more])], [steps[3]])
+    channels = g.ints([int(shape[-1])])  # type: ignore[arg-type]
+    g.add("CONCATENATION", [steps[3], channels], [steps[4]], axis=0)
+    return steps[4]
 
 
 def _conv_transpose_fits(op: Op) -> str:
@@ -132,9 +138,8 @@ def _conv_transpose_fits(op: Op) -> str:
         return "TRANSPOSE_CONV has no groups"
     if any(a.dilation > 1 for a in axes):
         return "TRANSPOSE_CONV is not dilated"
-    shape = op.results[0].shape or ()
-    if not all(isinstance(d, int) for d in shape[1:]):
-        return "the sizes of the result are not known"
+    if not isinstance((op.results[0].shape or (None,))[-1], int):
+        return "the channels are not known"
     return "" if padding_of(op, transposed=True) else "its padding is neither SAME nor VALID"
 
 
@@ -341,8 +346,35 @@ def _depth_fits(op: Op) -> str:
 def _resize(g: Graph, op: Op) -> None:
     builtin, flags = resize_options(op)
     shape = op.results[0].shape or ()
-    sizes = g.ints([int(d) for d in shape[1:3]])  # type: ignore[arg-type]
+    if all(isinstance(d, int) for d in shape[1:3]):
+        sizes = g.ints([int(d) for d in shape[1:3]])  # type: ignore[arg-type]
+    else:
+        sizes = _new_sizes(g, op)
     g.add(builtin, [g.value(op.operands[0]), sizes], [g.result(op)], **flags)
+
+
+def _new_sizes(g: Graph, op: Op) -> int:
+    """Return the two sizes that only the runtime knows: given, or by whole scales."""
+    x, scales, given = (op.operands[i] if i < len(op.operands) else None for i in (0, 2, 3))
+    assert x is not None
+    axes = range(4) if op.attr("axes") is None else [a % 4 for a in op.attr("axes")]
+    sizes = g.temporary(dtypes.I32, (2,), "sizes")
+    bounds = [g.ints([1]), g.ints([3]), g.ints([1])]
+    everything = g.temporary(dtypes.I32, (4,), "all_sizes")
+    factors = const_array(scales)
+    if given is not None and (factors is None or not factors.size):
+        first = list(axes).index(1)
+        picked = [g.ints([first]), g.ints([first + 2]), g.ints([1])]
+        g.add("STRIDED_SLICE", [g.narrow(given), *picked], [sizes])
+        return sizes
+    assert factors is not None
+    old = g.temporary(dtypes.I32, (2,), "old_sizes")
+    g.add("SHAPE", [g.value(x)], [everything], out_type=type_number(dtypes.I32))
+    g.add("STRIDED_SLICE", [everything, *bounds], [old])
+    by_axis = dict(zip(axes, factors.reshape(-1).tolist(), strict=True))
+    factor = g.ints([int(by_axis.get(1, 1)), int(by_axis.get(2, 1))])
+    g.add("MUL", [old, factor], [sizes])
+    return sizes
 
 
 ROWS = {

@@ -269,9 +269,7 @@ def _pad_fits(op: Op) -> str:
     assert x is not None
     if op.attr("mode") == "reflect":
         sizes = [*(x.shape or ())] * 2
-        if not all(
-            not p or (isinstance(d, int) and p < d) for p, d in zip(pads, sizes, strict=True)
-        ):
+        if any(p and isinstance(d, int) and p >= d for p, d in zip(pads, sizes, strict=True)):
             return "a pad is larger than what it reflects"
     return ""
 

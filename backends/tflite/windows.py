@@ -126,8 +126,13 @@ def _transposed_padding(op: Op, axes: list[Axis]) -> str:
     if not any(a.begin or a.end for a in axes):
         return "VALID"
     for axis, extra in zip(axes, more, strict=True):
-        if not isinstance(axis.size, int) or not isinstance(axis.out, int) or extra:
+        if extra:
             return ""
+        if not isinstance(axis.size, int) or not isinstance(axis.out, int):
+            total = axis.kernel - axis.stride
+            if total < 0 or axis.begin != total // 2 or axis.begin + axis.end != total:
+                return ""
+            continue
         if -(-axis.out // axis.stride) != axis.size:
             return ""
         total = max((axis.size - 1) * axis.stride + axis.kernel - axis.out, 0)
