@@ -46,9 +46,10 @@ def module_of(inputs: dict[str, tuple[Any, ...]], build: Build, dtype: Any = dty
     return module
 
 
-def lowered(module: Module, passes: str = "shapes,tflite,legalize") -> Module:
+def lowered(module: Module, passes: str = "shapes,tflite") -> Module:
     """Make a module ready for TFLite."""
     lepton_ir.run_passes(module, passes, target="tflite")
+    lepton_ir.run_passes(module, "legalize", target="tflite")
     return module
 
 

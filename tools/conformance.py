@@ -336,7 +336,8 @@ def _measure_tflite(case: Case, runner: str, passes: str) -> None:
         path = Path(folder) / "result.tflite"
         try:
             module = lepton.load(model)
-            lepton.run_passes(module, f"{passes},tflite,legalize", "tflite")
+            for pipeline in (f"{passes},tflite", "legalize"):
+                lepton.run_passes(module, pipeline, "tflite")
             lepton.save(module, path)
         except UnsupportedError as error:
             _measure_classes(case, runner, passes)  # says so if that was to be expected

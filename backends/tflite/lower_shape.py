@@ -117,11 +117,32 @@ def _pad(b: Builder, op: Op) -> list[Value]:
     return [b.pad(x, i64(b, *kept), fill) if any(kept) else b.identity(x)]
 
 
+def _extension(b: Builder, x: Value, axis: int, begin: int, end: int, mode: str) -> Value:
+    """Build where the elements of an extended axis come from, whose size is not known."""
+    zero, one = (b.const(np.asarray(n, np.int64)) for n in (0, 1))
+    size = b.squeeze(b.slice(b.shape(x), i64(b, axis), i64(b, axis + 1)), i64(b, 0))
+    first = b.const(np.asarray(-begin, np.int64))
+    line = b.range(first, b.add(size, b.const(np.asarray(end, np.int64))), one)
+    last = b.sub(size, one)
+    found: Value
+    if mode == "edge":
+        found = b.max(b.min(line, last), zero)
+    elif mode == "wrap":
+        found = b.mod(line, size)
+    else:
+        period = b.max(b.mul(last, b.const(np.asarray(2, np.int64))), one)
+        found = b.abs(b.sub(b.mod(b.add(line, last), period), last))
+    return found
+
+
 def _extended(b: Builder, x: Value, axis: int, begin: int, end: int, mode: str) -> Value:
     """Pad one axis by gathering."""
     size = shape_of(x)[axis]
-    if not isinstance(size, int) or not size:
-        raise ValueError("the size of the axis is not known")
+    if not isinstance(size, int):
+        places = _extension(b, x, axis, begin, end, mode)
+        return b.gather(x, places, axis=axis)  # type: ignore[no-any-return]
+    if not size:
+        raise ValueError("there is nothing to extend")
     index = np.arange(-begin, size + end)
     if mode == "edge":
         index = np.clip(index, 0, size - 1)

@@ -70,7 +70,12 @@ def _derived(op: Op, depth: int) -> bool:
     if op.name in ("mod", "floor_mod"):
         return not op.attrs.get("fmod") and never_negative(op.operands[1], depth)
     if op.name == "max":
-        return any(never_negative(v, depth) for v in op.operands)
+        first, second = op.operands[0], op.operands[-1]
+        negated = any(
+            v is not None and v.op is not None and v.op.name == "neg" and v.op.operands[0] is u
+            for v, u in ((first, second), (second, first))
+        )
+        return negated or any(never_negative(v, depth) for v in op.operands)
     if op.name in ("add", "mul", "min", "concat", "div"):
         return all(never_negative(v, depth) for v in op.operands)
     if op.name == "where":
