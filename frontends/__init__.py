@@ -8,6 +8,9 @@ if __name__ != "lepton_ir.frontends":
 TABLE: dict[str, str] = {
     "lir": "lepton_ir.frontends.lir:load",
     "tflite": "lepton_ir.frontends.tflite.reader:load",
+    "keras": "lepton_ir.frontends.keras.reader:load",
+    "h5": "lepton_ir.frontends.keras.reader:load",
+    "hdf5": "lepton_ir.frontends.keras.reader:load",
     "pt2": "lepton_ir.frontends.torch.reader:load",
     "live-torch": "lepton_ir.frontends.torch.live:export",
     "onnx": "lepton_ir.frontends.onnx.reader:load",

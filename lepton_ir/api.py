@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 DEFAULT_FORMAT = "onnx"
 TEXT_SUFFIX = ".lir"
 
-_MAGIC: tuple[tuple[int, bytes, str], ...] = ((4, b"TFL3", "tflite"), (0, b"PK\x03\x04", "pt2"))
+_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (4, b"TFL3", "tflite"),
+    (0, b"\x89HDF\r\n\x1a\n", "h5"),
+)
+_ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,20 @@ def format_of(path: str) -> str:
                 head = file.read(16)
         except OSError:
             return DEFAULT_FORMAT
-        return _format_of_bytes(head)
+        return _zip_format(path) if head.startswith(_ZIP) else _format_of_bytes(head)
     return DEFAULT_FORMAT
+
+
+def _zip_format(path: str) -> str:
+    """Return the format of a zip archive, by the names in it."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            keras = "config.json" in archive.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        keras = False
+    return "keras" if keras else "pt2"
 
 
 def _format_of_bytes(head: bytes) -> str:
