@@ -47,16 +47,15 @@ class Layer:
     def is_operation(self) -> bool:
         """Whether this is a node of ``keras.ops``, which has no variables.
 
-        Files in HDF5 alone do not say so; only layers have a dtype, or can be trained.
+        Files in HDF5 alone do not say so; only layers can be trained.
         """
         if self.module:
             return ".ops" in self.module
-        return not {"trainable", "dtype", "batch_shape", "layers"} & self.config.keys() and (
-            self.class_name not in _OLD
-        )
+        from lepton_ir.frontends.keras import table
 
-
-_OLD = ("InputLayer", "Lambda", "TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")
+        table.load()
+        layer = {"trainable", "batch_shape", "layers"} & self.config.keys()
+        return not layer and self.class_name in table.OPERATIONS
 
 
 @dataclass

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_NESTING = 50
 
+_MALFORMED = (TypeError, ValueError, AssertionError, AttributeError)
+
 
 def load(
     source: str | os.PathLike[str] | bytes, *, custom_layers: Mapping[str, Any] | None = None
@@ -165,14 +167,7 @@ class _Reader:
             if not error.where:
                 error.where = describe(layer)
             raise
-        except (
-            TypeError,
-            ValueError,
-            AssertionError,
-            KeyError,
-            IndexError,
-            AttributeError,
-        ) as error:
+        except (LookupError, ArithmeticError, *_MALFORMED) as error:
             text = shorten(str(error) or type(error).__name__)
             raise InvalidModelError(
                 f"its configuration does not fit: {text}", code="keras-layer", where=describe(layer)
@@ -181,7 +176,9 @@ class _Reader:
     def _operation(self, layer: Layer, args: list[Any], kwargs: dict[str, Any]) -> Any:
         row = table.OPERATIONS[layer.class_name]
         config = {
-            k: v for k, v in layer.config.items() if k not in ("name", "dtype", "build_config")
+            k: v
+            for k, v in layer.config.items()
+            if k not in ("name", "build_config") and (k != "dtype" or v is not None)
         }
         return row(self.b, *args, **{**config, **kwargs})
 
