@@ -214,11 +214,25 @@ def torch_page() -> str:
     return "\n".join(lines)
 
 
+def keras_page() -> str:
+    """Return docs/keras.md."""
+    from lepton_ir.frontends import keras
+    from lepton_ir.frontends.keras import table
+
+    rows = sorted(n for n in table.load() if not n.endswith("Cell") and n != "Projection")
+    ops = sorted(table.OPERATIONS)
+    lines = [_NOTICE, "# Keras", "", keras.__doc__ or ""]
+    for title, names in (("Layers", rows), ("keras.ops", ops)):
+        lines += [f"## {title}: {len(names)}", "", ", ".join(f"`{n}`" for n in names), ""]
+    return "\n".join(lines)
+
+
 PAGES = {
     "passes.md": passes_page,
     "rules.md": rules_page,
     "ops.md": ops_page,
     "pytorch.md": torch_page,
+    "keras.md": keras_page,
 }
 
 

@@ -63,7 +63,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    p.add_argument("model", nargs="?", metavar="MODEL", help="the model (.onnx, .lir)")
+    p.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="the model (.onnx, .pt2, .keras, .h5, .tflite, .lir)",
+    )
     p.add_argument("-o", "--output", metavar="OUT", help="output file (MODEL.opt.onnx)")
     p.add_argument("--passes", default="O2", metavar="PIPELINE", help="what to do (O2)")
     p.add_argument(
@@ -91,6 +96,16 @@ def parser() -> argparse.ArgumentParser:
         default="",
         metavar="KEY",
         help="read this signature of a TFLite file as the model (its first subgraph)",
+    )
+    p.add_argument(
+        "--frontend", default="", metavar="NAME", help="what reads the model (by its content)"
+    )
+    p.add_argument(
+        "--custom-layer",
+        action="append",
+        default=[],
+        metavar="NAME=MODULE:FUNCTION",
+        help="your own code that builds a Keras layer of your own",
     )
     p.add_argument(
         "--calib",
@@ -242,6 +257,8 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         attribute=tuple(filter(None, (args.attribute or "").split(","))),
         keep_overridable=args.keep_overridable,
         signature=args.signature,
+        frontend=args.frontend,
+        custom_layers=tuple(args.custom_layer),
         inline=args.inline,
         remarks=remarks,
         stop_after=args.stop_after,

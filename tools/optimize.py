@@ -16,7 +16,7 @@ from lepton_ir.diagnostics import LeptonError, Remark, UnsupportedError, shorten
 from lepton_ir.instruments import CheckEach, PrintAfterChange, VerifyEach
 from lepton_ir.pipeline import Instrument, PassManager, PassRecord, Pipeline, Step, count_ops
 from lepton_ir.target import Target
-from lepton_ir.tools import known_names
+from lepton_ir.tools import known_names, sources
 from lepton_ir.tools.options import Options, Outcome
 from lepton_ir.tools.places import (
     data_files,
@@ -217,16 +217,7 @@ class Run:
     def load(self) -> Module:
         """Load the source; a bisection does so again."""
         options = self.options
-        extra: dict[str, Any] = {}
-        if options.keep_overridable and not options.model.endswith(".lir"):
-            extra["keep_overridable"] = True
-        if options.signature:
-            if api.format_of(options.model) != "tflite":
-                raise LeptonError(
-                    "only TFLite files have signatures", code="option", where="--signature"
-                )
-            extra["signature"] = options.signature
-        module = api.load(options.model, **extra)
+        module = sources.load(options)
         if options.opset is not None:
             # The IR has one meaning for all versions: this only says what is written.
             module.opsets[""] = options.opset

@@ -34,6 +34,8 @@ class Options:
     reduce: float | None = None
     keep_overridable: bool = False
     signature: str = ""
+    frontend: str = ""
+    custom_layers: tuple[str, ...] = ()
     inline: bool = False
     remarks: frozenset[str] | None = None
     stop_after: int | None = None
