@@ -114,8 +114,9 @@ class Session:
         Raises:
             LeptonError: a feed is missing or does not fit; or an operation fails on its values.
         """
-        names = self.module.main.output_names
-        chosen = None if output_names is None else _positions(names, output_names)
+        chosen = None
+        if output_names is not None:
+            chosen = _positions(self.module.main.output_names, output_names)
         if self._quick is not None and self.profile is None:
             found = self._quick.run(input_feed)
             if found is not None:

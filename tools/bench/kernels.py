@@ -1,9 +1,11 @@
-"""Single kernels of the Numba backend beside onnxruntime: products, convolutions, functions, rows.
+"""Single kernels of the Numba backend beside its peers: products, convolutions, functions, rows.
 
     python -m lepton_ir.tools.bench.kernels [--seconds 1] [--only PART,...]
+        [--peers onnxruntime,openvino]
 
 Each is a model of one operation, or of six equal layers (`x6`) so that layouts are converted once
-only. One thread, processor time, in turns; the ratio is onnxruntime's time by ours.
+only. One thread, processor time, in turns; ratios are the peers' times by ours, the copies that
+onnxruntime makes of its results included. Peers that cannot run a kernel have none.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ PRODUCTS = (
     (128, 3072, 768),
 )
 """Rows, sum, columns."""
+
+INTEGER_PRODUCTS = ((1024, 1024, 1024), (1, 3072, 768), (16, 3072, 768), (128, 3072, 768))
+"""The same of bytes, unsigned by signed."""
 
 CONVOLUTIONS = {
     "conv 3x3, 64 of 56x56": (64, 64, 56, 3, 1, 1),
@@ -66,15 +71,20 @@ FUNCTIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
 
 
 def _model(
-    nodes: Sequence[onnx.NodeProto], x: Sequence[int], y: Sequence[int], constants: dict[str, Array]
+    nodes: Sequence[onnx.NodeProto],
+    x: Sequence[int],
+    y: Sequence[int],
+    constants: dict[str, Array],
+    types: tuple[str, str] = ("FLOAT", "FLOAT"),
 ) -> onnx.ModelProto:
     from onnx import TensorProto, helper, numpy_helper
 
+    taken, made = map(TensorProto.DataType.Value, types)
     graph = helper.make_graph(
         list(nodes),
         "kernel",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, y)],
+        [helper.make_tensor_value_info("x", taken, x)],
+        [helper.make_tensor_value_info("y", made, y)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
@@ -95,6 +105,13 @@ def models() -> Iterator[tuple[str, onnx.ModelProto]]:
         yield (
             f"product {rows}x{inner}x{columns}",
             _model([node], (rows, inner), (rows, columns), weight),
+        )
+    for rows, inner, columns in INTEGER_PRODUCTS:
+        node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+        bytes_ = {"w": rng.integers(-127, 128, (inner, columns)).astype(np.int8)}
+        yield (
+            f"integer product {rows}x{inner}x{columns}",
+            _model([node], (rows, inner), (rows, columns), bytes_, ("UINT8", "INT32")),
         )
     for name, (given, made, width, window, stride, group) in CONVOLUTIONS.items():
         count = LAYERS if given == made else 1
@@ -128,9 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--only", default="", help="parts of names, separated by commas")
+    parser.add_argument("--peers", default="onnxruntime", help="onnxruntime,openvino")
     args = parser.parse_args(argv)
     parts = args.only.split(",")
-    rows = []
+    rows, peers = [], args.peers.split(",")
     with tempfile.TemporaryDirectory() as folder:
         for name, model in models():
             if not any(part in name for part in parts):
@@ -138,13 +156,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = Path(folder, "kernel.onnx")
             onnx.save(model, path)
             command = [sys.executable, "-m", "lepton_ir.tools.bench.run_peers", str(path)]
-            command += [f"--seconds={args.seconds}"]
+            command += [f"--seconds={args.seconds}", f"--peers={args.peers}"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             row = json.loads((done.stdout.strip().splitlines() or ["{}"])[-1])
-            ratio = f"{row['ratio']:.2f}" if "ratio" in row else str(row or done.stderr)[-80:]
-            rows.append([name, f"{row.get('ours_ms', np.nan):.3f}", ratio, row.get("share", "")])
-    print("one thread; onnxruntime's time by ours, and the share of the peak (direct sums)")
-    print(measure.table(["kernel", "ours ms", "ratio", "share"], rows))
+            found = row.get("ratios", {})
+            ratios = [f"{found[p]:.2f}" if p in found else "" for p in peers]
+            fastest = f"{row['ratio']:.2f}" if "ratio" in row else str(row or done.stderr)[-80:]
+            ours = f"{row.get('ours_ms', np.nan):.3f}"
+            rows.append([name, ours, *ratios, fastest, row.get("share", "")])
+    print("one thread; the peer's time by ours, and the share of the peak (direct sums)")
+    print(measure.table(["kernel", "ours ms", *peers, "fastest", "share"], rows))
     return 0
 
 

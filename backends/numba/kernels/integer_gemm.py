@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from lepton_ir.backends.numba.plan import Array
 
 _BYTES = (dtypes.U8, dtypes.I8)
-_FEW_ROWS = 4
-"""Up to so many rows memory is what takes time: what comes next is asked for."""
 
 
 @dataclass(frozen=True)
@@ -403,8 +401,6 @@ def _accumulate(e: Emitter, config: Config, rows: int, args: list[Val]) -> list[
         loaded = []
         for j in range(config.vectors):
             at = wide * u + size * j
-            if rows <= _FEW_ROWS:
-                e.prefetch(place, at + 2048)
             loaded.append(dot.right(e.load(place, type_, at)))
         first = (u % splits) * count
         for i, pointer in enumerate(pointers):

@@ -97,7 +97,7 @@ class Stretch:
 
     def __post_init__(self) -> None:
         # Made once: runs of small models are mostly Python.
-        self._view = memoryview(self.args.data)
+        self.view = memoryview(self.args.data)
         self._call = np.array([self.table.ctypes.data, len(self.rows), 0, 0], np.int64)
         self.table_address: int = self.table.ctypes.data
         self.call_address: int = self._call.ctypes.data
@@ -105,7 +105,7 @@ class Stretch:
 
     def place(self, address: int, patches: Patches) -> None:
         """Write the address of a slot wherever it belongs."""
-        view = self._view
+        view = self.view
         for position, offset in patches:
             view[position] = address + offset
 
