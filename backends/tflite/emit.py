@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir.backends.tflite.fusions import fused_activations
 from lepton_ir.backends.tflite.graph import Buffers, Graph, enum
+from lepton_ir.backends.tflite.quantized import Integers, keeps_u8
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
 from lepton_ir.backends.tflite.versions import newest, runtime_of
 from lepton_ir.backends.tflite.weights import TYPES
@@ -48,6 +49,8 @@ class Emitter:
         self._references: list[list[str]] = []
         self._skipped: set[Op | None] = set()
         self._runtimes: list[str] = []
+        self._integers: dict[Block, Integers] = {}
+        self._keep_u8 = keeps_u8(module)
 
     def model(self) -> Node:
         """Return the ``Model`` table.
@@ -90,6 +93,7 @@ class Emitter:
         names = dict(zip(results, main.output_names, strict=True))
         known = set(main.inputs)
         graph.want({v: n for v, n in names.items() if _is_made(v, known)})
+        self._plan(graph, main.block)
         for value in main.inputs:
             self._check_type(value)
         inputs = [graph.value(v) for v in main.inputs]
@@ -104,12 +108,22 @@ class Emitter:
         self.finish(graph, inputs, outputs)
         return inputs, outputs
 
+    def _plan(self, graph: Graph, block: Block) -> None:
+        """Find what computes on integers, before the first tensor is made."""
+        found = Integers(block, graph.fused, keep_u8=self._keep_u8)
+        found.prepare(graph)
+        self._integers[block] = found
+        for op in block.ops:
+            for region in op.regions:
+                self._plan(graph, region.block)
+
     def operators(self, block: Block, graph: Graph) -> None:
         """Write the operations of a block.
 
         Raises:
             UnsupportedError: one of them cannot be written; names it and says why.
         """
+        integers = self._integers[block]
         for op in block.ops:
             if op.name == "identity":
                 assert op.operands[0] is not None
@@ -122,8 +136,10 @@ class Emitter:
                     f"tflite cannot write it: {reason}", code="tflite-export", where=describe(op)
                 )
             graph.reference = self._reference(op)
+            write = rows()[op.name].write
             try:
-                rows()[op.name].write(graph, op)
+                if not integers.write(graph, op, write):
+                    write(graph, op)
             except UnsupportedError as error:
                 error.where = error.where or describe(op)
                 error.code = error.code or "tflite-export"

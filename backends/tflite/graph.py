@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.backends.tflite.parameters import params_of
 from lepton_ir.backends.tflite.versions import Signature, version_of
 from lepton_ir.backends.tflite.weights import TYPES, Mapped
 from lepton_ir.diagnostics import UnsupportedError
 from lepton_ir.dtypes import DType
 from lepton_ir.formats.tflite.node import Node
-from lepton_ir.formats.tflite.schema import enums, options
+from lepton_ir.formats.tflite.schema import enums, options, tables
 from lepton_ir.infer import const_tensor
 from lepton_ir.ir import Op, Value
 from lepton_ir.tensors import DenseTensor, Tensor
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lepton_ir.backends.tflite.emit import Emitter
+    from lepton_ir.backends.tflite.parameters import Params
+    from lepton_ir.backends.tflite.reads import Read
     from lepton_ir.ir import Block
     from lepton_ir.types import Shape
 
@@ -103,6 +106,10 @@ class Graph:
 
     Attributes:
         index: the tensor of each value that has one; a caller may put values of its own here.
+        parameters: element type and quantization of values whose integers stand for numbers.
+        alias: tensors that the operator being written reads and gives in place of some values.
+        held: likewise constants of integers, with their parameters, that it may rearrange.
+        extra: options that it gets besides.
         reference: what the operators that are added next came from.
     """
 
@@ -118,12 +125,17 @@ class Graph:
         self.index: dict[Value, int] = {}
         self.fused: dict[Op, tuple[str, Value]] = {}
         self.parameters: dict[Value, tuple[DType, Node]] = {}
+        self.alias: dict[Value, int] = {}
+        self.held: dict[Value, tuple[Value, Params]] = {}
+        self.extra: dict[str, Any] = {}
+        self.zero_bias: Read | None = None
         self.reference = ""
         self.wanted: dict[Value, str] = {}
         self.place = 0
         self._names: set[str] = set()
         self._numbers: dict[str, int] = {}
-        self._known: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+        self._known: dict[tuple[str, tuple[int, ...], bytes, Params | None], int] = {}
+        self._meant: dict[tuple[Value, Params], int] = {}
         self._narrow: dict[tuple[Value, bool], int] = {}
 
     # -- tensors -----------------------------------------------------------------------------------
@@ -132,6 +144,10 @@ class Graph:
         """Return the tensor of a value, which is made when it is first asked for."""
         if value is None:
             return ABSENT
+        if value in self.alias:
+            return self.alias[value]
+        if value in self.held:
+            return self.stored(*self.held[value])
         found = self.index.get(value)
         if found is None:
             payload = const_tensor(value)
@@ -149,9 +165,15 @@ class Graph:
         name = self.wanted.get(value) or self._unique(value.name or self._made(value))
         return self._dynamic(dtype, type_.shape, name, quantization)
 
-    def temporary(self, dtype: DType, shape: Shape, name: str = "tensor") -> int:
+    def temporary(
+        self,
+        dtype: DType,
+        shape: Shape,
+        name: str = "tensor",
+        quantization: Node | None = None,
+    ) -> int:
         """Add a tensor that no value stands for."""
-        return self._dynamic(dtype, shape, self._unique(name), None)
+        return self._dynamic(dtype, shape, self._unique(name), quantization)
 
     def _dynamic(self, dtype: DType, shape: Shape, name: str, quantization: Node | None) -> int:
         static = [d if isinstance(d, int) else 1 for d in shape]
@@ -165,7 +187,9 @@ class Graph:
             shape_signature=signature if signature != static else None,
         )
 
-    def constant(self, payload: Tensor, name: str | None = None) -> int:
+    def constant(
+        self, payload: Tensor, name: str | None = None, quantization: Node | None = None
+    ) -> int:
         """Add a constant, whose bytes stay where they are.
 
         Raises:
@@ -179,25 +203,56 @@ class Graph:
                 payload, "", self.buffers.add(self.buffers.mapped.bytes_of(payload))
             )
         name = self._unique(name or "const")
-        return self._tensor(payload.dtype, list(payload.shape), buffer, name, None)
+        return self._tensor(payload.dtype, list(payload.shape), buffer, name, quantization)
 
-    def array(self, array: np.ndarray[Any, Any], name: str = "const") -> int:
-        """Add a constant of our own; equal ones are one tensor."""
+    def array(
+        self, array: np.ndarray[Any, Any], name: str = "const", params: Params | None = None
+    ) -> int:
+        """Add a constant of our own; equal ones are one tensor.
+
+        Args:
+            array: its elements.
+            name: of the tensor.
+            params: which numbers its integers stand for.
+        """
         dtype = dtypes.from_numpy(array.dtype)
         data = np.ascontiguousarray(array).tobytes()
-        key = (dtype.name, array.shape, data)
+        key = (dtype.name, array.shape, data, params)
         if key not in self._known:
             buffer = self.buffers.add(data)
             name = self._unique(name)
-            self._known[key] = self._tensor(dtype, list(array.shape), buffer, name, None)
+            node = None if params is None else params.node
+            self._known[key] = self._tensor(dtype, list(array.shape), buffer, name, node)
         return self._known[key]
+
+    def stored(self, value: Value, params: Params) -> int:
+        """Return a constant of integers that stand for numbers; one tensor for each meaning."""
+        key = (value, params)
+        if key not in self._meant:
+            payload = const_tensor(value)
+            assert payload is not None
+            self._meant[key] = self.constant(payload, value.name, params.node)
+        return self._meant[key]
+
+    def no_bias(self, count: int) -> int:
+        """Return a bias of zeros, for kernels that want one."""
+        if self.zero_bias is not None:
+            read = self.zero_bias
+            assert read.array is not None
+            return self.array(np.repeat(read.array, count), read.name, read.params)
+        return self.array(np.zeros(count, np.float32), "no_bias")
 
     def ints(self, numbers: Iterable[int] | int) -> int:
         """Add a constant of i32: a vector, or a scalar of one number."""
         return self.array(np.asarray(numbers, np.int32))
 
     def changed(
-        self, value: Value, form: str, change: Any, name: str | None = None
+        self,
+        value: Value,
+        form: str,
+        change: Any,
+        name: str | None = None,
+        params: Params | None = None,
     ) -> tuple[int, Tensor]:
         """Return a constant in another form (``form`` names it), which is made once.
 
@@ -206,6 +261,7 @@ class Graph:
             form: name of the form.
             change: function of the array to the array that is written.
             name: of the tensor.
+            params: which numbers its integers stand for, in the other form.
         """
         payload = const_tensor(value)
         assert payload is not None
@@ -216,7 +272,44 @@ class Graph:
             data = self.buffers.mapped.bytes_of(made)
             buffer = self.buffers.keep(payload, form, self.buffers.add(data))
         name = self._unique(name or value.name or "const")
-        return self._tensor(made.dtype, list(made.shape), buffer, name, None), made
+        node = None if params is None else params.node
+        return self._tensor(made.dtype, list(made.shape), buffer, name, node), made
+
+    def permuted(self, value: Value, perm: tuple[int, ...]) -> int:
+        """Return a tensor with the axes of ``value`` permuted; constants are rewritten.
+
+        So are those of integers or halves that the operator reads as they are, or that become
+        floats first.
+        """
+        form = f"transpose{perm}"
+
+        def change(array: Any) -> Any:
+            return array.transpose(perm)
+
+        if value in self.held:
+            held, params = self.held[value]
+            return self.changed(held, form, change, params=params.permuted(perm))[0]
+        if const_tensor(value) is not None:
+            return self.changed(value, form, change)[0]
+        maker = value.op
+        if maker is not None and _widens(maker) and const_tensor(maker.operands[0]) is not None:
+            source = maker.operands[0]
+            assert source is not None
+            found = params_of(maker)
+            moved = None if found is None else found.permuted(perm)
+            inner = self.changed(source, form, change, params=moved)[0]
+            return self._turned(value, perm, "DEQUANTIZE", [inner])
+        return self._turned(value, perm, "TRANSPOSE", [self.value(value), self.ints(perm)])
+
+    def _turned(
+        self, value: Value, perm: tuple[int, ...], builtin: str, inputs: Sequence[int]
+    ) -> int:
+        assert value.shape is not None
+        assert value.dtype is not None
+        shape = tuple(value.shape[i] for i in perm)
+        made = self.temporary(value.dtype, shape, f"{value.name or 'const'}_permuted")
+        self.add(builtin, inputs, [made])
+        return made
 
     def narrow(self, value: Value, *, clamped: bool = False) -> int:
         """Return a tensor of i32 with the elements of an integer value: sizes, axes and the like.
@@ -281,6 +374,9 @@ class Graph:
             fields: of its table of options.
         """
         table = options().get(builtin)
+        if table is not None and self.extra:
+            known = tables()[table].fields
+            fields |= {k: v for k, v in self.extra.items() if k in known}
         chosen = None if table is None else Node(table, **fields)
         version = version_of(self._signature(builtin, inputs, outputs, chosen, words))
         second = table is not None and table in enums()["BuiltinOptions2"].members
@@ -325,6 +421,10 @@ class Graph:
         scales = [x.quantization.scale for x in known if x and x.quantization]
         if any(s is not None and len(s) > 1 for s in scales):
             found.add("per_channel")
+        if builtin == "MUL" and len(scales) == 2 and outputs:
+            made = self.info[outputs[0]].quantization
+            if made is not None and scales[0][0] * scales[1][0] >= made.scale[0]:
+                found.add("rescaled")
         return Signature(
             builtin,
             tuple("" if x is None else x.dtype for x in known),
@@ -423,3 +523,11 @@ class Graph:
         self._numbers[name] = number
         self._names.add(found)
         return found
+
+
+def _widens(op: Op) -> bool:
+    """Return whether an operation makes floats of what a constant stores in fewer bits."""
+    if op.name == "dequantize_linear":
+        return params_of(op) is not None
+    x = op.operands[0] if op.name == "cast" else None
+    return x is not None and x.dtype is dtypes.F16 and op.results[0].dtype is dtypes.F32

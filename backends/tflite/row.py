@@ -112,3 +112,11 @@ def constant_ints(value: Value | None) -> list[int] | None:
 def is_constant(value: Value | None) -> bool:
     """Return whether a value is a constant, whatever its size."""
     return value is not None and value.op is not None and value.op.name == "const"
+
+
+def is_weight(value: Value | None) -> bool:
+    """Return whether a value is a constant, or made of one that is stored in fewer bits."""
+    op = None if value is None else value.op
+    if op is not None and op.name in ("dequantize_linear", "cast"):
+        return is_constant(op.operands[0])
+    return is_constant(value)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from lepton_ir.backends.tflite import control, table_elementwise, table_nn, table_shape
+from lepton_ir.backends.tflite import (
+    control,
+    table_elementwise,
+    table_nn,
+    table_quant,
+    table_shape,
+)
 
 if TYPE_CHECKING:
     from lepton_ir.backends.tflite.row import Row
@@ -18,7 +24,8 @@ STRUCTURE = frozenset({"const", "return", "yield", "identity"})
 @functools.cache
 def rows() -> dict[str, Row]:
     """Return the row of each operation that has one."""
-    return {**table_elementwise.ROWS, **table_shape.ROWS, **table_nn.ROWS, **control.ROWS}
+    families = (table_elementwise, table_shape, table_nn, table_quant, control)
+    return {name: row for family in families for name, row in family.ROWS.items()}
 
 
 def reason_against(op: Op) -> str:

@@ -9,24 +9,13 @@ import numpy as np
 from lepton_ir import dtypes
 from lepton_ir.backends.tflite.graph import enum, type_number
 from lepton_ir.backends.tflite.resizing import resize_options, resized
-from lepton_ir.backends.tflite.row import Row, constant_ints, is_constant
+from lepton_ir.backends.tflite.row import Row, constant_ints, is_constant, is_weight
 from lepton_ir.backends.tflite.windows import padding_of, spatial
 from lepton_ir.infer import const_array
 
 if TYPE_CHECKING:
     from lepton_ir.backends.tflite.graph import Graph
     from lepton_ir.ir import Op, Value
-
-
-def _permuted(g: Graph, value: Value, perm: tuple[int, ...]) -> int:
-    """Return a tensor with the axes of ``value`` permuted; constants are rewritten."""
-    if is_constant(value):
-        return g.changed(value, f"transpose{perm}", lambda a: a.transpose(perm))[0]
-    assert value.shape is not None
-    assert value.dtype is not None
-    made = g.temporary(value.dtype, tuple(value.shape[i] for i in perm), f"{value.name}_permuted")
-    g.add("TRANSPOSE", [g.value(value), g.ints(perm)], [made])
-    return made
 
 
 # -- convolution -----------------------------------------------------------------------------------
@@ -60,9 +49,9 @@ def _conv(g: Graph, op: Op) -> None:
         fields[f"dilation_{letter}_factor"] = axis.dilation
     words = []
     if kind == "CONV_3D":
-        weights = _permuted(g, w, (1, 2, 3, 4, 0))
+        weights = g.permuted(w, (1, 2, 3, 4, 0))
     elif kind == "DEPTHWISE_CONV_2D":
-        weights = _permuted(g, w, (3, 1, 2, 0))
+        weights = g.permuted(w, (3, 1, 2, 0))
         assert w.shape is not None
         fields["depth_multiplier"] = int(w.shape[0]) // op.attr("group")  # type: ignore[arg-type]
         if any(axis.dilation > 1 for axis in spatial(op)):
@@ -76,7 +65,7 @@ def _conv(g: Graph, op: Op) -> None:
         inputs.append(g.value(op.operands[2]))
     elif kind != "CONV_3D":  # the kernels want a bias
         assert w.shape is not None
-        inputs.append(g.array(np.zeros(int(w.shape[0]), np.float32), "no_bias"))  # type: ignore[arg-type]
+        inputs.append(g.no_bias(int(w.shape[0])))  # type: ignore[arg-type]
     g.add(kind, inputs, [g.result(op)], *words, **fields)
 
 
@@ -188,7 +177,7 @@ def _matmul_kind(op: Op) -> str:
     a, b = op.operands
     assert a is not None
     assert b is not None
-    dense = is_constant(b) and b.rank == 2 and 2 <= (a.rank or 0) <= 5
+    dense = is_weight(b) and b.rank == 2 and 2 <= (a.rank or 0) <= 5
     return "FULLY_CONNECTED" if dense else "BATCH_MATMUL"
 
 
@@ -199,7 +188,7 @@ def _matmul(g: Graph, op: Op) -> None:
     if _matmul_kind(op) == "BATCH_MATMUL":
         g.add("BATCH_MATMUL", [g.value(a), g.value(b)], [g.result(op)])
         return
-    weights = _permuted(g, b, (1, 0))
+    weights = g.permuted(b, (1, 0))
     g.add(
         "FULLY_CONNECTED",
         [g.value(a), weights],
@@ -219,11 +208,11 @@ def _matmul_fits(op: Op) -> str:
 def _gemm(g: Graph, op: Op) -> None:
     a, b = op.operands[:2]
     assert b is not None
-    weights = g.value(b) if op.attr("transB") else _permuted(g, b, (1, 0))
+    weights = g.value(b) if op.attr("transB") else g.permuted(b, (1, 0))
     inputs = [g.value(a), weights]
     if len(op.operands) > 2 and op.operands[2] is not None:
         c = op.operands[2]
-        flat = c.rank == 1 or not is_constant(c)
+        flat = c.rank == 1 or not is_constant(c) or c in g.alias
         inputs.append(g.value(c) if flat else g.changed(c, "flat", lambda x: x.reshape(-1))[0])
     g.add("FULLY_CONNECTED", inputs, [g.result(op)], fused_activation_function=g.activation(op))
 
@@ -231,7 +220,7 @@ def _gemm(g: Graph, op: Op) -> None:
 def _gemm_fits(op: Op) -> str:
     if op.attr("transA") or op.attr("alpha") != 1.0:
         return "FULLY_CONNECTED neither transposes nor scales x"
-    if not op.attr("transB") and not is_constant(op.operands[1]):
+    if not op.attr("transB") and not is_weight(op.operands[1]):
         return "the weights are neither constant nor transposed"
     c = op.operands[2] if len(op.operands) > 2 else None
     if c is None:

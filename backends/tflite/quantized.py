@@ -1,0 +1,388 @@
+"""Operations between pairs as integer operators: which ones, on which tensors.
+
+An operation all of whose numbers are dequantized and whose result is only quantized again becomes
+one operator on the integers themselves, with the pairs' parameters on its tensors. Where a kernel
+wants other parameters a QUANTIZE stands before or behind it; what no kernel does stays in float,
+and `Integers.notes` says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_ir import dtypes
+from lepton_ir.backends.tflite.integers import Integer, fixed, integers
+from lepton_ir.backends.tflite.layers import layer_reads
+from lepton_ir.backends.tflite.parameters import Params, params_of
+from lepton_ir.backends.tflite.reads import Made, Read, Unfit, constant_of, is_splat
+from lepton_ir.backends.tflite.table import rows
+from lepton_ir.backends.tflite.table_quant import KINDS, owner
+from lepton_ir.infer import const_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from lepton_ir.backends.tflite.graph import Graph
+    from lepton_ir.dtypes import DType
+    from lepton_ir.ir import Block, Module, Op, Value
+
+DATA = {"resize": (0,), "gather": (0,), "tile": (0,), "clip": (0,), "quantize_linear": (0,)}
+"""Operands that hold data, where those of f32 are not all there are."""
+
+SHIFT = 128
+"""What u8 codes are larger by than i8 codes of the same numbers."""
+
+
+@dataclass
+class Operator:
+    """One operation on integers.
+
+    Attributes:
+        op: the operation.
+        dtype: element type of its data.
+        reads: what it reads for each dequantized operand.
+        results: what it gives, by result.
+        zero_bias: one element of the bias that stands for none.
+    """
+
+    op: Op
+    dtype: DType
+    reads: dict[Value, Read] = field(default_factory=dict)
+    results: list[Made] = field(default_factory=list)
+    zero_bias: Read | None = None
+
+    @property
+    def requantizes(self) -> bool:
+        """Whether it gives integers other parameters or another type, which is all it does."""
+        return self.op.name == "quantize_linear"
+
+
+def keeps_u8(module: Module) -> bool:
+    """Return whether data of u8 stays so: the weights of some layer are u8 with a zero point.
+
+    Otherwise u8 is shifted to i8, for which kernels take weights with a scale per channel.
+    """
+    for op in module.walk():
+        if op.name != "dequantize_linear" or op.operands[0] is None:
+            continue
+        params = params_of(op)
+        if op.operands[0].dtype is not dtypes.U8 or const_tensor(op.operands[0]) is None:
+            continue
+        layer = any(
+            u.name in ("conv_nhwc", "conv_transpose_nhwc", "gemm") and u.operands[1] is op.result
+            for u in op.result.users
+        )
+        if layer and params is not None and any(z != SHIFT for z in params.zero):
+            return True
+    return False
+
+
+class Integers:
+    """Which operations of a block are integer operators.
+
+    Args:
+        block: the block.
+        activations: the activation that each operation is fused with, and its result.
+        keep_u8: data of u8 stays so.
+
+    Attributes:
+        operators: by operation.
+        notes: operations between pairs that stay in float, and why.
+    """
+
+    def __init__(
+        self, block: Block, activations: dict[Op, tuple[str, Value]], *, keep_u8: bool
+    ) -> None:
+        self.block = block
+        self.activations = activations
+        self.keep_u8 = keep_u8
+        self.operators: dict[Op, Operator] = {}
+        self.notes: list[tuple[Op, str]] = []
+        self._shifted: dict[Value, int] = {}
+        self._silent: set[Op] = set()
+        for op in block.ops:
+            self._consider(op)
+        self._silence()
+
+    # -- deciding ----------------------------------------------------------------------------------
+
+    def _consider(self, op: Op) -> None:
+        kind = self._kernel(op)
+        if kind is None:
+            return
+        try:
+            self.operators[op] = self._operator(op, *kind)
+        except Unfit as reason:
+            if reason.args:
+                self.notes.append((op, str(reason)))
+
+    def _kernel(self, op: Op) -> tuple[str, Integer | None] | None:
+        """Return the operator and its kernel, ``None`` for what reads no dequantized value."""
+        row = rows().get(op.name)
+        if row is None or op.name == "dequantize_linear" or op.definition is None:
+            return None
+        if not any(self._pair(op.operands[i]) for i in data_slots(op)):
+            return None
+        if row.against(op):
+            return None
+        builtin = row.kind(op)
+        return builtin, integers().get(builtin)
+
+    def _operator(self, op: Op, builtin: str, kernel: Integer | None) -> Operator:
+        made = self._results(op)
+        if kernel is None:
+            raise Unfit(f"{builtin} has no integer kernel")
+        if kernel.how == "layer":
+            found = Operator(op, self._dtype(op, kernel, builtin, (0,)))
+            x = self._data(op.operands[0], found.dtype)
+            found.zero_bias = layer_reads(op, found.reads, x, found.dtype)
+        else:
+            slots = data_slots(op)
+            found = Operator(op, self._dtype(op, kernel, builtin, slots))
+            like = _like(kernel, made)
+            for i in slots:
+                value = op.operands[i]
+                assert value is not None
+                found.reads[value] = self._data(value, found.dtype, like)
+        found.results = self._made(op, builtin, kernel, made, found)
+        return found
+
+    def _dtype(self, op: Op, kernel: Integer, builtin: str, slots: Iterable[int]) -> DType:
+        """Return the element type of an operation's data, which is one for all of it."""
+        kinds = set()
+        for i in slots:
+            pair = self._pair(op.operands[i])
+            if pair is not None and pair.operands[0] is not None:
+                kinds.add(self.stored(pair.operands[0].dtype))
+        if len(kinds) > 1:
+            raise Unfit("its operands have different integers")
+        if not kinds:
+            raise Unfit  # float data on weights that are stored as integers
+        (dtype,) = kinds
+        if dtype is None or dtype.name not in kernel.dtypes:
+            raise Unfit(f"LiteRT's {builtin} has no kernel for quantized {dtype}")
+        return dtype
+
+    def _data(self, value: Value | None, dtype: DType, like: Params | None = None) -> Read:
+        """Return how an operand is read; ``like`` are the parameters that it should have."""
+        assert value is not None
+        pair = self._pair(value)
+        if pair is None:
+            return _constant_data(value, dtype, like)
+        params, source = params_of(pair), pair.operands[0]
+        assert source is not None
+        if params is None or params.axis is not None:
+            raise Unfit("an operand has no scale of its own")
+        params = self.moved(params, source.dtype)
+        if dtype is dtypes.I16 and not params.symmetric:
+            raise Unfit("the zero point of an operand of i16 is not 0")
+        wanted = like if like is not None and like != params else None
+        payload = const_tensor(source)
+        if payload is None:
+            return Read(source=source, params=params, wanted=wanted)
+        array = payload.numpy()
+        if self.stored(source.dtype) is not source.dtype:
+            array = (array.astype(np.int16) - SHIFT).astype(np.int8)
+        if wanted is not None:
+            floats = (array.astype(np.float32) - params.zero[0]) * np.float32(params.scale[0])
+            return Read(array=wanted.codes(floats, dtype), params=wanted)
+        return Read(array=array, params=params)
+
+    def _pair(self, value: Value | None) -> Op | None:
+        """Return what dequantizes a value in this block, if something does."""
+        op = None if value is None else value.op
+        pair = op is not None and op.name == "dequantize_linear" and op.block is self.block
+        return op if pair else None
+
+    def _results(self, op: Op) -> list[Made]:
+        """Return what becomes of each result: integers, as every reader quantizes it alike."""
+        values = list(op.results)
+        fused = self.activations.get(op)
+        if fused is not None:
+            values[0] = fused[1]
+        if op.name == "quantize_linear":
+            params = params_of(op)
+            if params is None:
+                raise Unfit
+            return [Made(op.result, self.moved(params, op.result.dtype), [op])]
+        found = []
+        for value in values:
+            if value.dtype is not dtypes.F32:
+                continue
+            users = value.users
+            if not users or any(
+                u.name != "quantize_linear" or u.block is not op.block for u in users
+            ):
+                raise Unfit(*(["its result is read as floats, too"] if users else []))
+            params = params_of(users[0])
+            if params is None or any(params_of(u) != params for u in users):
+                raise Unfit("its result is quantized in several ways")
+            found.append(Made(value, self.moved(params, users[0].result.dtype), users))
+        return found
+
+    def _made(
+        self, op: Op, builtin: str, kernel: Integer, made: list[Made], found: Operator
+    ) -> list[Made]:
+        """Say which parameters the kernel gives each result: others are made behind it."""
+        if kernel.how == "none":
+            return []
+        own = fixed(builtin, found.dtype.name)
+        if kernel.how == "same":
+            (first, *_) = found.reads.values()
+            own = first.wanted or first.params
+        if not made:
+            raise Unfit
+        for result in made:
+            given = self.stored(result.ops[0].result.dtype)
+            result.dtype = found.dtype
+            if found.requantizes:
+                result.dtype = given or found.dtype
+            elif own is not None and (own != result.params or given is not found.dtype):
+                result.made = own
+            elif given is not found.dtype:
+                raise Unfit("its result has other integers than its operands")
+            if result.dtype is dtypes.I16 and not result.params.symmetric:
+                raise Unfit("the zero point of a result of i16 is not 0")
+        return made
+
+    def _silence(self) -> None:
+        """Find halves of pairs that need no operator: all that they are for is done without."""
+        for op in self.block.ops:
+            if op.name == "dequantize_linear":
+                value = op.result
+                users = [self.operators.get(u) for u in value.users]
+                if users and all(u is not None and value in u.reads for u in users):
+                    self._silent.add(op)
+        for operator in self.operators.values():
+            for made in operator.results:
+                self._silent.update(o for o in made.ops if o is not operator.op)
+
+    # -- element types -----------------------------------------------------------------------------
+
+    def stored(self, dtype: DType | None) -> DType | None:
+        """Return the element type in which integers are computed with."""
+        return dtypes.I8 if dtype is dtypes.U8 and not self.keep_u8 else dtype
+
+    def moved(self, params: Params, dtype: DType | None) -> Params:
+        """Return parameters as they are for the type that integers are computed with."""
+        return params if self.stored(dtype) is dtype else params.shifted(-SHIFT)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def prepare(self, g: Graph) -> None:
+        """Give the tensors of all integers that stand for numbers their parameters."""
+        self._own(g, self.block.args)
+        for op in self.block.ops:
+            self._own(g, op.results)
+
+    def _own(self, g: Graph, values: Iterable[Value]) -> None:
+        for value in values:
+            if value.dtype not in KINDS or const_tensor(value) is not None:
+                continue
+            params = owner(value)
+            if params is None or params.axis is not None:
+                continue
+            assert value.dtype is not None
+            if self.pinned(value):
+                g.parameters[value] = (value.dtype, params.node)
+            else:
+                stored = self.stored(value.dtype) or value.dtype
+                g.parameters[value] = (stored, self.moved(params, value.dtype).node)
+
+    def pinned(self, value: Value) -> bool:
+        """Return whether something but pairs reads or gives the codes, so that they must stay."""
+        if value.op is None or value.op.name != "quantize_linear":
+            return True
+        return any(u.name != "dequantize_linear" or u.block is not self.block for u in value.users)
+
+    def write(self, g: Graph, op: Op, write: Callable[[Graph, Op], None]) -> bool:
+        """Write an operation as an integer operator, if it is one; returns whether that is done."""
+        if op in self._silent:
+            return True
+        operator = self.operators.get(op)
+        if operator is None:
+            return False
+        for value, read in operator.reads.items():
+            if read.held is not None:
+                g.held[value] = (read.held, read.params)
+            else:
+                g.alias[value] = self._tensor(g, read, operator)
+        g.zero_bias = operator.zero_bias
+        behind = [self._place(g, made, operator) for made in operator.results]
+        g.extra = {"pot_scale_int16": False} if operator.dtype is dtypes.I16 else {}
+        write(g, op)
+        g.alias, g.held, g.extra, g.zero_bias = {}, {}, {}, None
+        for source, target in behind:
+            if source != target:
+                g.add("QUANTIZE", [source], [target])
+        return True
+
+    def _tensor(self, g: Graph, read: Read, operator: Operator) -> int:
+        """Return the tensor of an operand."""
+        if read.array is not None:
+            return g.array(read.array, read.name, read.params)
+        assert read.source is not None
+        tensor = g.value(read.source)
+        if operator.requantizes:
+            return tensor
+        if g.info[tensor].dtype == "u8" and self.stored(dtypes.U8) is dtypes.I8:
+            if read.source not in self._shifted:
+                self._shifted[read.source] = self._requantized(g, tensor, read.params, dtypes.I8)
+            tensor = self._shifted[read.source]
+        if read.wanted is not None:
+            tensor = self._requantized(g, tensor, read.wanted, operator.dtype)
+        return tensor
+
+    def _requantized(self, g: Graph, tensor: int, params: Params, dtype: DType) -> int:
+        made = g.temporary(dtype, g.info[tensor].shape, "requantized", params.node)
+        g.add("QUANTIZE", [tensor], [made])
+        return made
+
+    def _place(self, g: Graph, made: Made, operator: Operator) -> tuple[int, int]:
+        """Return the tensor that the operator gives, and the one that is wanted."""
+        first, *others = (op.result for op in made.ops)
+        target = g.value(first)
+        for other in others:
+            g.index[other] = target
+        params = made.made or made.params
+        same = g.info[target].dtype == made.dtype.name and made.made is None
+        source = target
+        if not same and not operator.requantizes:
+            assert first.shape is not None
+            source = g.temporary(made.dtype, first.shape, "requantized", params.node)
+        g.alias[made.value] = source
+        return source, target
+
+
+def data_slots(op: Op) -> tuple[int, ...]:
+    """Return the operands that hold numbers."""
+    given = DATA.get(op.name, range(len(op.operands)))
+    return tuple(i for i in given if (v := op.operands[i]) is not None and v.dtype is dtypes.F32)
+
+
+def _like(kernel: Integer, made: list[Made]) -> Params | None:
+    return made[0].params if kernel.how == "result" and made else None
+
+
+def _constant_data(value: Value, dtype: DType, like: Params | None) -> Read:
+    """Return a constant of floats as integers, which must stand for the same numbers.
+
+    Where all operands have the parameters of the result, rounding before is rounding behind.
+    """
+    array = constant_of(value)
+    if array is None:
+        raise Unfit("an operand is not quantized")
+    if like is not None:
+        return Read(array=like.codes(array, dtype), params=like)
+    if not is_splat(array):
+        raise Unfit("a constant is not quantized")
+    number = float(array.reshape(-1)[0])
+    if not np.isfinite(number):
+        raise Unfit("a constant is not finite")
+    zero = SHIFT if dtype is dtypes.U8 else 0
+    scale = np.float32(abs(number) / 127) if number else np.float32(1)
+    codes = np.full(array.shape, zero + round(number / float(scale)), dtype.numpy)
+    return Read(array=codes, params=Params((float(scale),), (zero,)))
