@@ -305,6 +305,8 @@ class Integers:
         operator = self.operators.get(op)
         if operator is None:
             return False
+        if operator.requantizes and self._is_same(g, operator):
+            return True
         for value, read in operator.reads.items():
             if read.held is not None:
                 g.held[value] = (read.held, read.params)
@@ -318,6 +320,17 @@ class Integers:
         for source, target in behind:
             if source != target:
                 g.add("QUANTIZE", [source], [target])
+        return True
+
+    def _is_same(self, g: Graph, operator: Operator) -> bool:
+        """Let the result of a requantization be its operand, if that is what it gives."""
+        (read,), (made,) = operator.reads.values(), operator.results
+        source, value = read.source, operator.op.result
+        if source is None or read.params != made.params or source.dtype is not value.dtype:
+            return False
+        if self.pinned(source) or self.pinned(value):
+            return False
+        g.index[value] = g.value(source)
         return True
 
     def _tensor(self, g: Graph, read: Read, operator: Operator) -> int:
