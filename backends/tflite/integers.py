@@ -131,3 +131,11 @@ def fixed(builtin: str, dtype: str) -> Params | None:
     """Return the parameters that a kernel gives its result, ``None`` if it takes any."""
     known = FIXED.get((builtin, dtype))
     return None if known is None else Params((known[0],), (known[1],))
+
+
+@functools.cache
+def fixed_operations() -> dict[tuple[str, str], tuple[float, int]]:
+    """Return `FIXED` by the names of operations."""
+    names = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid", "TANH": "tanh"}
+    names |= {"LOG_SOFTMAX": "log_softmax", "L2_NORMALIZATION": "l2_normalization"}
+    return {(names[builtin], dtype): known for (builtin, dtype), known in FIXED.items()}

@@ -20,7 +20,7 @@ from lepton_ir.backends.tflite.parameters import Params, params_of
 from lepton_ir.backends.tflite.reads import Made, Read, Unfit, constant_of, is_splat
 from lepton_ir.backends.tflite.table import rows
 from lepton_ir.backends.tflite.table_quant import KINDS, owner
-from lepton_ir.infer import const_tensor
+from lepton_ir.infer import const_array, const_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,8 +32,26 @@ if TYPE_CHECKING:
 DATA = {"resize": (0,), "gather": (0,), "tile": (0,), "clip": (0,), "quantize_linear": (0,)}
 """Operands that hold data, where those of f32 are not all there are."""
 
+MEANS = frozenset(("AVERAGE_POOL_2D", "RESIZE_BILINEAR"))
+"""Operators that round what they give, although it keeps the scale."""
+
 SHIFT = 128
 """What u8 codes are larger by than i8 codes of the same numbers."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The integers that a value of floats is made of.
+
+    Attributes:
+        source: the integer value, or, where there is none, the value of floats itself.
+        params: which numbers they stand for.
+        dtype: element type in which they are computed with.
+    """
+
+    source: Value
+    params: Params
+    dtype: DType
 
 
 @dataclass
@@ -101,10 +119,13 @@ class Integers:
         self.keep_u8 = keep_u8
         self.operators: dict[Op, Operator] = {}
         self.notes: list[tuple[Op, str]] = []
+        self._moved: dict[Value, Codes] = {}
+        self._tensors: dict[Value, int] = {}
         self._shifted: dict[Value, int] = {}
         self._silent: set[Op] = set()
         for op in block.ops:
             self._consider(op)
+        self._forget()
         self._silence()
 
     # -- deciding ----------------------------------------------------------------------------------
@@ -124,7 +145,7 @@ class Integers:
         row = rows().get(op.name)
         if row is None or op.name == "dequantize_linear" or op.definition is None:
             return None
-        if not any(self._pair(op.operands[i]) for i in data_slots(op)):
+        if not any(self._codes(op.operands[i]) for i in data_slots(op)):
             return None
         if row.against(op):
             return None
@@ -132,9 +153,16 @@ class Integers:
         return builtin, integers().get(builtin)
 
     def _operator(self, op: Op, builtin: str, kernel: Integer | None) -> Operator:
-        made = self._results(op)
         if kernel is None:
+            self._results(op)
             raise Unfit(f"{builtin} has no integer kernel")
+        try:
+            made = self._results(op)
+        except Unfit:
+            moved = self._only_moves(op, builtin, kernel)
+            if moved is None:
+                raise
+            made = moved
         if kernel.how == "layer":
             found = Operator(op, self._dtype(op, kernel, builtin, (0,)))
             x = self._data(op.operands[0], found.dtype)
@@ -154,29 +182,27 @@ class Integers:
         """Return the element type of an operation's data, which is one for all of it."""
         kinds = set()
         for i in slots:
-            pair = self._pair(op.operands[i])
-            if pair is not None and pair.operands[0] is not None:
-                kinds.add(self.stored(pair.operands[0].dtype))
+            codes = self._codes(op.operands[i])
+            if codes is not None:
+                kinds.add(codes.dtype)
         if len(kinds) > 1:
             raise Unfit("its operands have different integers")
         if not kinds:
             raise Unfit  # float data on weights that are stored as integers
         (dtype,) = kinds
-        if dtype is None or dtype.name not in kernel.dtypes:
+        if dtype.name not in kernel.dtypes:
             raise Unfit(f"LiteRT's {builtin} has no kernel for quantized {dtype}")
         return dtype
 
     def _data(self, value: Value | None, dtype: DType, like: Params | None = None) -> Read:
         """Return how an operand is read; ``like`` are the parameters that it should have."""
         assert value is not None
-        pair = self._pair(value)
-        if pair is None:
+        codes = self._codes(value)
+        if codes is None:
             return _constant_data(value, dtype, like)
-        params, source = params_of(pair), pair.operands[0]
-        assert source is not None
-        if params is None or params.axis is not None:
+        params, source = codes.params, codes.source
+        if params.axis is not None:
             raise Unfit("an operand has no scale of its own")
-        params = self.moved(params, source.dtype)
         if dtype is dtypes.I16 and not params.symmetric:
             raise Unfit("the zero point of an operand of i16 is not 0")
         wanted = like if like is not None and like != params else None
@@ -184,18 +210,69 @@ class Integers:
         if payload is None:
             return Read(source=source, params=params, wanted=wanted)
         array = payload.numpy()
-        if self.stored(source.dtype) is not source.dtype:
+        if codes.dtype is not source.dtype:
             array = (array.astype(np.int16) - SHIFT).astype(np.int8)
         if wanted is not None:
             floats = (array.astype(np.float32) - params.zero[0]) * np.float32(params.scale[0])
             return Read(array=wanted.codes(floats, dtype), params=wanted)
         return Read(array=array, params=params)
 
-    def _pair(self, value: Value | None) -> Op | None:
-        """Return what dequantizes a value in this block, if something does."""
+    def _codes(self, value: Value | None) -> Codes | None:
+        """Return the integers that a value is made of in this block, if it is."""
+        if value in self._moved:
+            return self._moved[value]
         op = None if value is None else value.op
-        pair = op is not None and op.name == "dequantize_linear" and op.block is self.block
-        return op if pair else None
+        if op is None or op.name != "dequantize_linear" or op.block is not self.block:
+            return None
+        source, params = op.operands[0], params_of(op)
+        dtype = None if source is None else self.stored(source.dtype)
+        if source is None or params is None or dtype is None:
+            return None
+        return Codes(source, self.moved(params, source.dtype), dtype)
+
+    def _only_moves(self, op: Op, builtin: str, kernel: Integer) -> list[Made] | None:
+        """Return the integers that move in place of floats, whatever reads them.
+
+        Elements of numbers with the same parameters can be moved and compared as codes.
+        """
+        if kernel.how not in ("same", "result") or builtin in MEANS:
+            return None
+        found: set[tuple[Params, DType]] = set()
+        for i in data_slots(op):
+            value = op.operands[i]
+            codes = self._codes(value)
+            if codes is not None:
+                found.add((codes.params, codes.dtype))
+            elif value is None or const_array(value) is None:
+                return None
+        if len(found) != 1:
+            return None
+        ((params, dtype),) = found
+        values = [v for v in op.results if v.dtype is dtypes.F32]
+        if params.axis is not None or not all(
+            _is_exact(v, params, dtype, values)
+            for i in data_slots(op)
+            if self._codes(v := op.operands[i]) is None
+        ):
+            return None
+        for value in values:
+            self._moved[value] = Codes(value, params, dtype)
+        return [Made(value, params, []) for value in values]
+
+    def _forget(self) -> None:
+        """Leave moves in float whose results no integer operator reads."""
+        for op in reversed(list(self.operators)):
+            values = [m.value for m in self.operators[op].results if m.value in self._moved]
+            read = any(
+                v in o.reads
+                for v in values
+                for u in v.users
+                if (o := self.operators.get(u)) is not None
+            )
+            if values and not read:
+                del self.operators[op]
+                for value in values:
+                    del self._moved[value]
 
     def _results(self, op: Op) -> list[Made]:
         """Return what becomes of each result: integers, as every reader quantizes it alike."""
@@ -233,10 +310,12 @@ class Integers:
         if kernel.how == "same":
             (first, *_) = found.reads.values()
             own = first.wanted or first.params
+        if kernel.how == "result" and made and not made[0].ops:
+            own = None
         if not made:
             raise Unfit
         for result in made:
-            given = self.stored(result.ops[0].result.dtype)
+            given = self.stored(result.ops[0].result.dtype) if result.ops else found.dtype
             result.dtype = found.dtype
             if found.requantizes:
                 result.dtype = given or found.dtype
@@ -317,6 +396,8 @@ class Integers:
         g.extra = {"pot_scale_int16": False} if operator.dtype is dtypes.I16 else {}
         write(g, op)
         g.alias, g.held, g.extra, g.zero_bias = {}, {}, {}, None
+        for made in operator.results:
+            self._as_floats(g, made.value)
         for source, target in behind:
             if source != target:
                 g.add("QUANTIZE", [source], [target])
@@ -326,19 +407,32 @@ class Integers:
         """Let the result of a requantization be its operand, if that is what it gives."""
         (read,), (made,) = operator.reads.values(), operator.results
         source, value = read.source, operator.op.result
-        if source is None or read.params != made.params or source.dtype is not value.dtype:
+        if source is None or read.params != made.params or self.pinned(value):
             return False
-        if self.pinned(source) or self.pinned(value):
+        if operator.dtype is not self.stored(value.dtype):
             return False
-        g.index[value] = g.value(source)
+        if source not in self._tensors and self.pinned(source):
+            return False
+        g.index[value] = self._tensors[source] if source in self._tensors else g.value(source)
         return True
+
+    def _as_floats(self, g: Graph, value: Value) -> None:
+        """Make the floats of codes that were moved, where something reads them."""
+        tensor = self._tensors.get(value)
+        if tensor is None:
+            return
+        readers = [self.operators.get(u) for u in value.users]
+        if any(r is None or value not in r.reads for r in readers):
+            g.add("DEQUANTIZE", [tensor], [g.value(value)])
 
     def _tensor(self, g: Graph, read: Read, operator: Operator) -> int:
         """Return the tensor of an operand."""
         if read.array is not None:
             return g.array(read.array, read.name, read.params)
         assert read.source is not None
-        tensor = g.value(read.source)
+        tensor = self._tensors.get(read.source)
+        if tensor is None:
+            tensor = g.value(read.source)
         if operator.requantizes:
             return tensor
         if g.info[tensor].dtype == "u8" and self.stored(dtypes.U8) is dtypes.I8:
@@ -356,6 +450,12 @@ class Integers:
 
     def _place(self, g: Graph, made: Made, operator: Operator) -> tuple[int, int]:
         """Return the tensor that the operator gives, and the one that is wanted."""
+        if not made.ops:
+            assert made.value.shape is not None
+            name = f"{made.value.name or operator.op.name}_quantized"
+            tensor = g.temporary(made.dtype, made.value.shape, name, made.params.node)
+            self._tensors[made.value] = g.alias[made.value] = tensor
+            return tensor, tensor
         first, *others = (op.result for op in made.ops)
         target = g.value(first)
         for other in others:
@@ -378,6 +478,19 @@ def data_slots(op: Op) -> tuple[int, ...]:
 
 def _like(kernel: Integer, made: list[Made]) -> Params | None:
     return made[0].params if kernel.how == "result" and made else None
+
+
+def _is_exact(value: Value | None, params: Params, dtype: DType, results: list[Value]) -> bool:
+    """Return whether codes hold a constant exactly, or the lowest one for a maximum does."""
+    array = None if value is None else const_array(value)
+    if array is None:
+        return False
+    codes = params.codes(array, dtype).astype(np.float32)
+    numbers = (codes - np.float32(params.zero[0])) * np.float32(params.scale[0])
+    if np.array_equal(numbers, array):
+        return True
+    lowest = bool((array <= np.finfo(np.float32).min).all())
+    return lowest and all(u.name == "max_pool_nhwc" for v in results for u in v.users)
 
 
 def _constant_data(value: Value, dtype: DType, like: Params | None) -> Read:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lepton_ir import dtypes
 from lepton_ir.backends.tflite.lower import lowerings
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
 
@@ -34,8 +35,16 @@ class TfliteTarget:
         return name in rows() or name in STRUCTURE
 
     def quant(self, key: str) -> Any:
-        """Return a preference for quantization, ``None`` if there is none."""
-        return None
+        """Return a preference for quantization, ``None`` if there is none.
+
+        Activations are i8, whole graphs are computed in integers, and some kernels give their
+        results parameters of their own.
+        """
+        if key == "fixed":
+            from lepton_ir.backends.tflite.integers import fixed_operations
+
+            return fixed_operations()
+        return _QUANT.get(key)
 
     def save(self, module: Module, path: str | os.PathLike[str], **options: Any) -> None:
         """Write ``module`` as a TFLite file."""
@@ -43,5 +52,14 @@ class TfliteTarget:
 
         save(module, path, **options)
 
+
+_QUANT: dict[str, Any] = {
+    "activation_dtype": dtypes.I8,
+    "weight_dtype": dtypes.I8,
+    "weight_symmetric": True,
+    "per_channel": True,
+    "format": "qdq",
+    "whole": True,
+}
 
 TFLITE = TfliteTarget()

@@ -125,6 +125,7 @@ class Run:
         self.activations: DType = (
             dtypes.BY_NAME[name] if name else self.prefers("activation_dtype") or dtypes.U8
         )
+        self.whole = bool(self.prefers("whole")) and mode == "static"
         self.merges = False
         if options.per_channel and not self.has("dequantize_linear", 13, axis=0):
             self.per_channel = mode == "dynamic"  # which has no DequantizeLinear
@@ -192,8 +193,15 @@ class Run:
         name = self.choice(op).activations
         return dtypes.BY_NAME[name] if name else self.activations
 
+    def fixed(self, op: Op) -> tuple[float, int] | None:
+        """Return scale and zero point that the target's kernel gives what ``op`` gives, if any."""
+        known = self.prefers("fixed") if self.whole else None
+        return None if known is None else known.get((op.name, self.activation_dtype(op).name))
+
     def symmetric(self, op: Op) -> bool:
         """Return whether these activations have their zero point in the middle."""
+        if self.whole and self.activation_dtype(op).bits == 16:
+            return True
         found = self.choice(op).symmetric
         return self.options.symmetric if found is None else found
 

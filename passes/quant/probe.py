@@ -57,7 +57,10 @@ class Probe:
         integers: bool = True,
     ) -> None:
         self.ctx, self.what, self.fast, self.integers = ctx, what, fast, integers
-        Legalize().run(module, PassContext(target=ctx.target or api.target("onnx")))
+        target = ctx.target
+        if target is None or target.name not in ("onnx", "ort"):
+            target = api.target("onnx")  # which is what a probe is written as
+        Legalize().run(module, PassContext(target=target))
         self._folder = tempfile.TemporaryDirectory(prefix="lepton-calib-")
         self.path = os.path.join(self._folder.name, "probe.onnx")
         try:

@@ -92,7 +92,7 @@ def insert_pairs(
     maker = {value: op for op in plan.ops for value in plan.outputs[op]}
     state.deciders |= maker
     fixed = {v for v, op in maker.items() if op.name == "hard_sigmoid"}
-    for value, everywhere in _in_order(plan.paired(), plan):
+    for value, everywhere in _in_order(plan.paired(whole=run.whole), plan):
         anchor = maker.get(value) or readers[value][0][0]
         if value in fixed:
             state.values[value] = value
@@ -106,7 +106,7 @@ def insert_pairs(
         if op.name in LAYERS:
             _layer(state, op)
     for op in plan.ops:
-        if op.name in ("hard_sigmoid", "hard_swish"):
+        if op.name in ("hard_sigmoid", "hard_swish") and not run.whole:
             expand_hard(op, run.activation_dtype(op))
     return state.corrections
 
@@ -142,7 +142,10 @@ def _parameters(state: _Pairs, value: Value, edit: Editor) -> tuple[Affine, Valu
     else:
         op = state.deciders[value]
         dtype = state.run.activation_dtype(op)
-        if value in state.ranges:
+        fixed = state.run.fixed(op) if value in state.plan.outputs.get(op, ()) else None
+        if fixed is not None:
+            p = Affine(np.asarray(fixed[0], np.float32), np.asarray(fixed[1], dtype.numpy))
+        elif value in state.ranges:
             r = state.ranges[value]
             p = affine(r.low, r.high, dtype, state.run.symmetric(op))
         else:
@@ -254,7 +257,8 @@ def _layer(state: _Pairs, op: Op) -> None:
         op.set_operand(1, state.weights[key])
         if integers is not None and held is not None:
             made_scale = state.parameters[state.values[given]][1]
-            _read_bias(op, integers, made_scale, weight.scale * step, rule)
+            long = weight.scale.size > LONG_BIAS and not run.whole
+            _read_bias(op, integers, made_scale, weight.scale * step, rule, long=long)
         layer.result = state.returned.get(op.result, op.result)
     layer.output = layer.result.name or ""
     run.record(layer, *originals)
@@ -287,15 +291,15 @@ LONG_BIAS = 48
 """Channels from which on a product in the graph takes less of a file than its result."""
 
 
-def _read_bias(op: Op, held: Value, x_scale: Value, scale: Array, rule: str) -> None:
+def _read_bias(op: Op, held: Value, x_scale: Value, scale: Array, rule: str, *, long: bool) -> None:
     """Dequantize the bias of a layer whose weight is dequantized already.
 
-    Its scale, ``x_scale * w_scale``, is a product of constants that stand in the file already;
-    runtimes fold it while they load the model.
+    Its scale, ``x_scale * w_scale``, is a product of constants that stand in the file already if it
+    is ``long``; runtimes fold it while they load the model.
     """
     edit = Editor(op, rule)
     weight = op.operands[1]
-    if scale.size > LONG_BIAS and weight is not None and weight.op is not None:
+    if long and weight is not None and weight.op is not None:
         step = Editor(op, "static-bias-scale").mul(x_scale, weight.op.operands[1])
     else:
         step = edit.const(np.asarray(scale, np.float32))

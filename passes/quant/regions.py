@@ -39,7 +39,7 @@ def drop_islands(run: Run, plan: Plan) -> None:
     """Drop regions whose borders cost more than their integers gain, until none is left."""
     from lepton_ir.passes.quant.static import prune
 
-    if run.options.islands:
+    if run.options.islands or run.whole:
         return
     while True:
         lost = {op for region in regions(plan) if gain(plan, region) < 0 for op in region}

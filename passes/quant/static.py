@@ -57,6 +57,18 @@ SINCE = {"max_pool": 12, "resize": 11, "depth_to_space": 13, "space_to_depth": 1
 CONSTANTS = frozenset({"add", "mul"})
 """Joins one operand of which may be a constant, which is quantized too."""
 
+WHOLE_JOINS = (JOINS - {"hard_sigmoid", "average_pool"}) | {
+    *("softmax", "log_softmax", "tanh", "relu", "prelu", "gelu", "elu", "sub", "max", "min"),
+    "reduce_mean",
+}
+"""The same for targets that compute whole graphs in integers."""
+
+WHOLE_VIEWS = VIEWS | {"average_pool"}
+"""The same for them: means keep the scale, too."""
+
+WHOLE_CONSTANTS = CONSTANTS | {"sub", "max", "min", "prelu"}
+"""The same for them."""
+
 MAX_CONSTANT = 65_536
 """Elements of a constant operand of a join; larger ones stay in float, and so does the join."""
 
@@ -115,8 +127,10 @@ class Plan:
                 self.source.pop(value, None)
                 self.factor.pop(value, None)
 
-    def paired(self) -> dict[Value, bool]:
+    def paired(self, *, whole: bool = False) -> dict[Value, bool]:
         """Return the values that get a pair; ``True`` if all that read it read the pair.
+
+        ``whole``: the target computes whole graphs in integers, and gives floats nowhere.
 
         An operation in integers must have no reader of its float result. A matrix product may
         give floats directly: it gets a pair only where another operation wants integers, or where
@@ -129,7 +143,7 @@ class Plan:
                 value = op.operands[index]
                 assert value is not None
                 wanted[value] = value in made
-            if op.name not in ("matmul", "gemm") or joins_gemm(op):
+            if whole or op.name not in ("matmul", "gemm") or joins_gemm(op):
                 for value in self.outputs[op]:
                     wanted[value] = True
         return wanted
@@ -180,7 +194,7 @@ def prepare(run: Run, feeds: Feeds) -> Prepared:
     plan = make_plan(run)
     if not plan.ops:
         return Prepared(plan)
-    roots = dict.fromkeys(plan.root(v) for v in plan.paired())
+    roots = dict.fromkeys(plan.root(v) for v in plan.paired(whole=run.whole))
     fixed = {v for op in plan.ops if op.name == "hard_sigmoid" for v in plan.outputs[op]}
     ranges = calibrate(run, [v for v in roots if v not in fixed], feeds)
     narrow(plan, ranges)
@@ -218,7 +232,7 @@ def insert_prepared(run: Run, found: Prepared) -> list[Correction]:
 def leave_in_float(run: Run, plan: Plan, layers: set[Op]) -> None:
     """Take layers out of a plan, and what has no integers to read any more."""
     plan.drop(layers)
-    prune(plan)
+    prune(plan, whole=run.whole)
     drop_islands(run, plan)
 
 
@@ -280,33 +294,40 @@ def make_plan(run: Run) -> Plan:
             continue
         if op.name in LAYERS:
             plan.starts.add(op)
-            if is_product(op):
+            if is_product(op) and not run.whole:
                 _pull_factor(run, op)
                 _take_factors(run, op, slots, plan)
         plan.ops.append(op)
         plan.inputs[op] = slots
-        moves = op.name in VIEWS or op in _factors(op, slots)
-        out = op.results if moves or op.name.startswith("hard_") else [absorbed(op)]
+        factors = {} if run.whole else _factors(op, slots)
+        moves = is_view(run, op) or op in factors
+        alone = moves or (op.name.startswith("hard_") and not run.whole)
+        out = op.results if alone else [absorbed(op)]
         plan.outputs[op] = list(out)
         available.update(out)
         if moves:
             source = op.operands[slots[0]]
             assert source is not None
             plan.source.update(dict.fromkeys(out, source))
-            plan.factor.update(_factors(op, slots).get(op, {}))
+            plan.factor.update(factors.get(op, {}))
     _prune(run, plan)
     drop_islands(run, plan)
-    _share_concats(plan)
+    _share_concats(run, plan)
     return plan
 
 
-def _share_concats(plan: Plan) -> None:
+def is_view(run: Run, op: Op) -> bool:
+    """Return whether the result of an operation keeps the scale of its operand."""
+    return op.name in (WHOLE_VIEWS if run.whole else VIEWS)
+
+
+def _share_concats(run: Run, plan: Plan) -> None:
     """Give what only a concat reads the scale of the concat, which then only copies."""
     maker = {value: op for op in plan.ops for value in plan.outputs[op]}
     for op in plan.ops:
         for value in (op.operands[i] for i in plan.inputs[op]) if op.name == "concat" else ():
             root = _only_root(plan, value, op)
-            if root in maker and maker[root].name != "hard_sigmoid":
+            if root in maker and maker[root].name != "hard_sigmoid" and not run.fixed(maker[root]):
                 plan.source[root] = op.result
 
 
@@ -450,16 +471,17 @@ def _activation_slots(run: Run, op: Op, available: set[Value], plan: Plan) -> li
             return []
         return [0]
     opset = run.module.opsets.get("", 99)
-    if op.name in JOINS:
-        slots = list(range(len(op.operands)))
-        held = [i for i in slots if op.name in CONSTANTS and _small_constant(op, i)]
+    joins, constants = (WHOLE_JOINS, WHOLE_CONSTANTS) if run.whole else (JOINS, CONSTANTS)
+    if op.name in joins:
+        slots = [i for i, v in enumerate(op.operands) if v is not None and v.dtype is dtypes.F32]
+        held = [i for i in slots if op.name in constants and _small_constant(op, i)]
         slots = [i for i in slots if i not in held]
         if op.name == "hard_sigmoid" and not 0 < op.attr("beta") / op.attr("alpha") < 1e4:
             return []
         if held:
             plan.constants[op] = held
-    elif op.name in VIEWS:
-        if opset < SINCE.get(op.name, 0) or not _moves_only(op):
+    elif is_view(run, op):
+        if (opset < SINCE.get(op.name, 0) and not run.whole) or not _moves_only(op, run.whole):
             return []
         slots = [0]
     else:
@@ -473,11 +495,11 @@ def _small_constant(op: Op, index: int) -> bool:
     return tensor is not None and tensor.size <= MAX_CONSTANT and _finite(tensor)
 
 
-def _moves_only(op: Op) -> bool:
-    """Return whether a view gives nothing but elements of its first operand."""
+def _moves_only(op: Op, means: bool) -> bool:
+    """Return whether a view gives nothing but elements of its first operand, or their ``means``."""
     if op.name == "resize":
         crops = op.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
-        return str(op.attr("mode")) == "nearest" and not crops
+        return str(op.attr("mode")) in ("nearest", "linear" if means else "") and not crops
     return op.name == "split" or len(op.results) == 1
 
 
@@ -501,7 +523,7 @@ def _layer_obstacle(run: Run, op: Op) -> str:
             return "its bias is no vector of finite numbers"
     if (
         op.name == "conv"
-        and not run.options.islands
+        and not (run.options.islands or run.whole)
         and slow_groups(op.attr("group"), weight.shape)
     ):
         return "the runtime convolves groups of this shape one by one, slower than in float"
@@ -538,7 +560,7 @@ def absorbed(op: Op) -> Value:
 
 def _prune(run: Run, plan: Plan) -> None:
     """Drop joins and views that no quantized operation reads, and what is not permitted."""
-    prune(plan)
+    prune(plan, whole=run.whole)
     given: set[Value] = set()
     refused: set[Op] = set()
     for op in plan.ops:
@@ -548,11 +570,14 @@ def _prune(run: Run, plan: Plan) -> None:
         else:
             refused.add(op)
     plan.drop(refused)
-    prune(plan)
+    prune(plan, whole=run.whole)
 
 
-def prune(plan: Plan) -> None:
-    """Drop joins and views that no quantized operation reads, or that are not fed integers."""
+def prune(plan: Plan, *, whole: bool = False) -> None:
+    """Drop joins and views that no quantized operation reads, or that are not fed integers.
+
+    ``whole``: only the latter.
+    """
     while True:
         given: set[Value] = set()
         bad: set[Op] = set()
@@ -564,7 +589,7 @@ def prune(plan: Plan) -> None:
         kept: set[Op] = set()
         for op in reversed(plan.ops):
             read = any(user in kept for value in plan.outputs[op] for user in value.users)
-            if op not in bad and (op.name in LAYERS or read):
+            if op not in bad and (whole or op.name in LAYERS or read):
                 kept.add(op)
         if len(kept) == len(plan.ops):
             return
