@@ -135,10 +135,15 @@ class Integers:
         if kind is None:
             return
         try:
-            self.operators[op] = self._operator(op, *kind)
+            found = self._operator(op, *kind)
         except Unfit as reason:
             if reason.args:
                 self.notes.append((op, str(reason)))
+            return
+        self.operators[op] = found
+        for made in found.results:
+            if not made.ops:
+                self._moved[made.value] = Codes(made.value, made.params, found.dtype)
 
     def _kernel(self, op: Op) -> tuple[str, Integer | None] | None:
         """Return the operator and its kernel, ``None`` for what reads no dequantized value."""
@@ -170,7 +175,7 @@ class Integers:
         else:
             slots = data_slots(op)
             found = Operator(op, self._dtype(op, kernel, builtin, slots))
-            like = _like(kernel, made)
+            like = self._like(op, kernel, made)
             for i in slots:
                 value = op.operands[i]
                 assert value is not None
@@ -217,6 +222,13 @@ class Integers:
             return Read(array=wanted.codes(floats, dtype), params=wanted)
         return Read(array=array, params=params)
 
+    def _like(self, op: Op, kernel: Integer, made: list[Made]) -> Params | None:
+        """Return the parameters that all operands should have, ``None`` for any."""
+        if kernel.how == "result" and made:
+            return made[0].params
+        codes = self._codes(op.operands[0]) if kernel.how == "same" else None
+        return None if codes is None else codes.params
+
     def _codes(self, value: Value | None) -> Codes | None:
         """Return the integers that a value is made of in this block, if it is."""
         if value in self._moved:
@@ -255,8 +267,6 @@ class Integers:
             if self._codes(v := op.operands[i]) is None
         ):
             return None
-        for value in values:
-            self._moved[value] = Codes(value, params, dtype)
         return [Made(value, params, []) for value in values]
 
     def _forget(self) -> None:
@@ -474,10 +484,6 @@ def data_slots(op: Op) -> tuple[int, ...]:
     """Return the operands that hold numbers."""
     given = DATA.get(op.name, range(len(op.operands)))
     return tuple(i for i in given if (v := op.operands[i]) is not None and v.dtype is dtypes.F32)
-
-
-def _like(kernel: Integer, made: list[Made]) -> Params | None:
-    return made[0].params if kernel.how == "result" and made else None
 
 
 def _is_exact(value: Value | None, params: Params, dtype: DType, results: list[Value]) -> bool:
