@@ -12,8 +12,8 @@ O2 = (
 """The default: everything that keeps results within rounding."""
 
 TFLITE = (
-    "channels_last,layout{deep},fold,canonicalize,cse,"
-    "legalize,layout{deep},fold,canonicalize,cse,dce"
+    "fuse_tflite,channels_last,layout{deep},fold,canonicalize,cse,"
+    "fuse_tflite{products},legalize,layout{deep},fold,canonicalize,cse,dce"
 )
 """What goes behind O2 for a TFLite file: channels last, and only operations that TFLite has."""
 

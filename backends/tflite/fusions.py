@@ -24,6 +24,7 @@ PRODUCERS = frozenset(
         "l2_pool_nhwc",
         "matmul",
         "gemm",
+        "fully_connected",
     )
 )
 """Operations whose operators have a fused activation function."""

@@ -9,6 +9,7 @@ from lepton_ir.backends.tflite import (
     control,
     table_elementwise,
     table_nn,
+    table_products,
     table_quant,
     table_shape,
 )
@@ -24,7 +25,8 @@ STRUCTURE = frozenset({"const", "return", "yield", "identity"})
 @functools.cache
 def rows() -> dict[str, Row]:
     """Return the row of each operation that has one."""
-    families = (table_elementwise, table_shape, table_nn, table_quant, control)
+    layers = (table_nn, table_products, table_quant)
+    families = (table_elementwise, table_shape, *layers, control)
     return {name: row for family in families for name, row in family.ROWS.items()}
 
 

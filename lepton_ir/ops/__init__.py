@@ -33,6 +33,7 @@ TABLE: dict[str, str] = {
         "contrib",
         "tf_arithmetic",
         "tf_movement",
+        "tf_products",
         "tf_misc",
         "tf_recurrent",
     )

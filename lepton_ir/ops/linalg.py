@@ -25,16 +25,18 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Op, Value
 
 
-def matmul_shape(ctx: InferContext, a: Shape | None, b: Shape | None) -> Shape | None:
+def matmul_shape(
+    ctx: InferContext, a: Shape | None, b: Shape | None, names: tuple[str, str] = ("a", "b")
+) -> Shape | None:
     """Return the shape of ``numpy.matmul`` of two shapes, constraints C1 and C2 checked."""
-    for shape, name in ((a, "a"), (b, "b")):
+    for shape, name in zip((a, b), names, strict=True):
         if shape == ():
             ctx.fail("C1", f"{name} is a scalar")
     if a is None or b is None:
         return None
     inner, other = a[-1], b[-2] if len(b) > 1 else b[0]
     if inner is not None and other is not None and dims.prove_eq(inner, other) is False:
-        ctx.fail("C2", f"a has {inner} columns but b has {other} rows")
+        ctx.fail("C2", f"{names[0]} has {inner} columns but {names[1]} has {other} rows")
     batch = broadcast_shapes(a[:-2], b[:-2])
     assert batch is not None
     return batch + a[-2:-1] + (b[-1:] if len(b) > 1 else ())

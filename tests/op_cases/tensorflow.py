@@ -94,6 +94,19 @@ CASES: dict[str, list[Case]] = {
             expected=(_a(np.pi, -np.pi, 0, -np.pi, np.pi / 2, np.pi / 4),),
         ),
     ],
+    "fully_connected": [
+        Case((_f(2, 3), _f(4, 3), _f(4))),
+        Case((_f(2, 5, 3), _f(4, 3))),
+        Case((_f(3, dtype=np.float16), _f(2, 3, dtype=np.float16), _f(2, dtype=np.float16))),
+        Case((_f(0, 2, 3), _f(4, 3), _f(4))),
+        Case((_a(1, 2), _a(3, 4).reshape(1, 2), _a(0.5)), expected=(_a(11.5),)),
+    ],
+    "batch_matmul": [
+        Case((_f(2, 3, 4), _f(2, 4, 5))),
+        Case((_f(2, 4, 3), _f(4, 5)), {"adj_x": True}),
+        Case((_f(3, 4), _f(2, 1, 5, 4)), {"adj_y": True}),
+        Case((_f(2, 0, 3), _f(2, 5, 0)), {"adj_x": True, "adj_y": True}),
+    ],
     "rsqrt": [Case((_a(4, 0.25, 1e-3, 7),)), Case((_a(4, dtype=np.float16),)), Case((_f(0, 2),))],
     "l2_normalization": [
         *_FLOATS,
