@@ -3,8 +3,9 @@
     python -m lepton_ir.tools.bench.tflite_peers DIR... --onnx2tf PYTHON --litert PYTHON
 
 Looks for the models of `MODELS` in the folders. Conversions are whole processes, timed in the order
-lepton, peer, peer, lepton; latencies are LiteRT's with XNNPACK on one thread, in turns, and a ratio
-is the median of Lepton's time over the peer's. Both get the same static shapes. The peer changes
+lepton, peer, peer, lepton: `cpu` compares processor seconds, `wall` the pairs' seconds. Latencies
+are LiteRT's with XNNPACK on one thread, in processor time and in turns, and a ratio is the median
+of Lepton's time over the peer's. Both get the same static shapes. The peer changes
 the layout of inputs and outputs by default (`--io-layout=nhwc` makes Lepton do so, too); with
 `--io-layout=source` it is told to keep the inputs'. `--keep FOLDER` holds the peer's files and
 figures, and takes them from there when they are there already.
@@ -115,8 +116,7 @@ def convert(model: Model, source: Path, folder: Path, args: argparse.Namespace) 
         row |= json.loads(kept.with_suffix(".json").read_text())
         if row["onnx2tf"]["ok"]:
             shutil.copy(kept.with_suffix(".tflite"), theirs)
-        ratio = measure.median([r.wall for r in runs]) / row["onnx2tf"]["wall"]
-        return row | {"lepton": _summary(runs), "conversion": ratio, "reused": True}
+        return row | {"lepton": _summary(runs), "reused": True}
     first: list[measure.Run] = []
     second: list[measure.Run] = []
     ratios = []
@@ -131,7 +131,7 @@ def convert(model: Model, source: Path, folder: Path, args: argparse.Namespace) 
             shutil.copy(theirs, kept.with_suffix(".tflite"))
         text = json.dumps({"onnx2tf": row["onnx2tf"]})
         kept.with_suffix(".json").write_text(text)
-    return row | {"conversion": measure.median(ratios)}
+    return row | {"wall": measure.median(ratios)}
 
 
 def _summary(runs: Sequence[measure.Run]) -> dict[str, Any]:
@@ -139,6 +139,7 @@ def _summary(runs: Sequence[measure.Run]) -> dict[str, Any]:
     return {
         "ok": failed is None,
         "wall": measure.median([r.wall for r in runs]),
+        "cpu": measure.median([r.user + r.system for r in runs]),
         "peak_mb": measure.median([r.peak_mb for r in runs]),
         "output": failed,
     }
@@ -237,15 +238,16 @@ def distance(expected: dict[str, Any], found: dict[str, Any]) -> float:
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table and the geometric mean of the latencies' ratios."""
-    header = ["model", "ops", "peer's", "own T", "edge/inner T", "peer's T", "latency", "convert"]
-    header += ["MB", "peer MB", "off", "peer off"]
+    header = ["model", "ops", "peer's", "own T", "edge/inner T", "peer's T", "latency", "cpu"]
+    header += ["wall", "MB", "peer MB", "off", "peer off"]
     lines = []
     for row in rows:
         ours, theirs = row.get("lepton_file"), row.get("onnx2tf_file")
         sides = [f"{s['edge']}/{s['inner']}" if s else "-" for s in (ours, theirs)]
         line = [row["model"], *(s["ops"] if s else "-" for s in (ours, theirs))]
         line += [row["transposes"], *sides]
-        line += [f"{row[k]:.3f}" if k in row else "-" for k in ("latency", "conversion")]
+        row["cpu"] = row["lepton"]["cpu"] / row["onnx2tf"]["cpu"]
+        line += [f"{row[k]:.3f}" if k in row else "-" for k in ("latency", "cpu", "wall")]
         for name in ("lepton", "onnx2tf"):
             line.append(f"{row[name]['peak_mb']:.0f}" if row[name]["ok"] else "failed")
         for name in ("lepton", "onnx2tf"):
@@ -282,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for model, source in paths.items():
             folders[model].mkdir()
             rows[model] = convert(model, source, folders[model], args)
-            print(f"{model.name}: {rows[model]['conversion']:.3f}", file=sys.stderr, flush=True)
+            print(f"{model.name}: converted", file=sys.stderr, flush=True)
         for model, source in paths.items():
             rows[model] |= compare(model, source, folders[model], args)
     print(report(list(rows.values())))
