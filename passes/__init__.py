@@ -18,6 +18,7 @@ TABLE: dict[str, str] = {
     "fuse": "lepton_ir.passes.fuse:Fuse",
     "fuse_attention": "lepton_ir.passes.fuse.attention:FuseAttention",
     "fuse_ort": "lepton_ir.passes.fuse.ort:FuseOrt",
+    "fuse_products": "lepton_ir.passes.fuse.tflite:FuseProducts",
     "fuse_tflite": "lepton_ir.passes.fuse.tflite:FuseTflite",
     "group": "lepton_ir.passes.group:Group",
     "inline": "lepton_ir.passes.inline:Inline",

@@ -1,12 +1,11 @@
-"""The fuse_tflite pass: forms for which TFLite has an operator, or a cheaper one."""
+"""Passes that make forms for which TFLite has an operator, or a cheaper one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lepton_ir.passes.fuse import tflite_products
-from lepton_ir.rewrite import RewritePass, RuleSet, collect_rules
+from lepton_ir.rewrite import RewritePass
 
 if TYPE_CHECKING:
     from lepton_ir.context import PassContext
@@ -15,16 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FuseTflite(RewritePass, name="fuse_tflite"):
-    """Make forms that TFLite has operators for; does nothing unless the target is ``tflite``.
+    """Make activations and arithmetic of TFLite; does nothing unless the target is ``tflite``.
 
     Results stay within rounding.
-
-    Attributes:
-        products: make products with a bias and with transposed operands instead. Other rules and
-            the layout pass do not know them, so that they belong behind both.
     """
 
-    products: bool = False
     needs = "shapes"
     clean_up = "dce"
     rule_modules: ClassVar[tuple[str, ...]] = (
@@ -33,11 +27,24 @@ class FuseTflite(RewritePass, name="fuse_tflite"):
         "lepton_ir.passes.fuse.gemm",
     )
 
-    def rules(self) -> RuleSet:
-        """Return the rules of products, or all others."""
-        return RuleSet(tuple(collect_rules(tflite_products))) if self.products else super().rules()
-
     def run(self, module: Module, ctx: PassContext) -> None:
         """Apply the rules when the target is TFLite."""
         if ctx.target is not None and ctx.target.name == "tflite":
+            super().run(module, ctx)
+
+
+@dataclass(frozen=True)
+class FuseProducts(RewritePass, name="fuse_products"):
+    """Make products with a bias and with transposed operands, where the target has them.
+
+    Other rules and the layout pass do not know them, so that this belongs behind both.
+    """
+
+    needs = "shapes"
+    clean_up = "dce"
+    rule_modules: ClassVar[tuple[str, ...]] = ("lepton_ir.passes.fuse.tflite_products",)
+
+    def run(self, module: Module, ctx: PassContext) -> None:
+        """Apply the rules when there is a target that has such products."""
+        if ctx.target is not None:
             super().run(module, ctx)
