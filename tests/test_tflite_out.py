@@ -302,3 +302,45 @@ def test_recurrent_layers_keep_no_state(tmp_path: Path) -> None:
     for given, outputs in zip(feeds, found, strict=True):
         for a, c in zip(run_list(reference, given), outputs, strict=True):
             np.testing.assert_allclose(c, a, rtol=1e-5, atol=1e-5)
+
+
+LOOP = """// lepton-ir 1
+module @m {opset=21} {
+  func @main(%x: f32[3], %n: i64[], %up: bool[]) -> (f32[3], f32[?,3], f32[3]) {
+    %t = const() {value=true} : bool[]
+    %limit = const() {value=3.0} : f32[]
+    %h, %rows = loop(%n, %t, %x) (%i: i64[], %c: bool[], %hp: f32[3]) {
+      %s = add(%hp, %x)
+      %f = reduce_max(%s) {keepdims=false}
+      %more = less(%f, %limit)
+      %e = exp(%hp)
+      yield(%more, %s, %e)
+    }
+    %y = if(%up) {
+      %a = softmax(%h)
+      yield(%a)
+    } {
+      yield(%x)
+    }
+    return(%h, %rows, %y)
+  }
+}
+"""
+"""A loop that ends early, with rows of as many as ran, and a branch that gives what it read."""
+
+
+def test_branches_and_loops_are_given_what_they_read(tmp_path: Path) -> None:
+    source = tmp_path / "source.lir"
+    source.write_text(LOOP)
+    module, reference = lepton_ir.load(source), lepton_ir.load(source)
+    feeds = [
+        {"x": draw((3,), seed), "n": np.asarray(count), "up": np.asarray(up)}
+        for seed, count, up in ((0, 4, True), (1, 0, False), (2, 3, False))
+    ]
+    saved(tmp_path, "net", lowered(module), feeds)
+    assert {"IF", "WHILE"} <= set(_builtins(tmp_path / "net.tflite"))
+    found = run_files(tmp_path, ["net"], runs=3)["net"]
+    assert not isinstance(found, str), found
+    for given, outputs in zip(feeds, found, strict=True):
+        for a, c in zip(run_list(reference, given), outputs, strict=True):
+            np.testing.assert_allclose(c, a, rtol=1e-5)

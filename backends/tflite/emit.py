@@ -11,7 +11,7 @@ from lepton_ir.backends.tflite.quantized import Integers, keeps_u8
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
 from lepton_ir.backends.tflite.versions import newest, runtime_of
 from lepton_ir.backends.tflite.weights import TYPES
-from lepton_ir.diagnostics import UnsupportedError
+from lepton_ir.diagnostics import UnsupportedError, shorten
 from lepton_ir.formats.tflite.node import Node
 from lepton_ir.formats.tflite.validate import VERSION
 from lepton_ir.infer import describe
@@ -100,7 +100,7 @@ class Emitter:
         self.operators(main.block, graph)
         outputs: list[int] = []
         for value, name in zip(results, main.output_names, strict=True):
-            index = graph.value(value)
+            index = self._output(graph, value, name)
             if index in outputs or not _is_made(value, known):
                 graph.reference = ""
                 index = graph.copy(value, index, name)
@@ -116,6 +116,20 @@ class Emitter:
         for op in block.ops:
             for region in op.regions:
                 self._plan(graph, region.block)
+
+    def _output(self, graph: Graph, value: Value, name: str) -> int:
+        """Return the tensor of an output.
+
+        Raises:
+            UnsupportedError: it is a constant without elements.
+        """
+        if 0 in (value.shape or ()) and not _is_made(value, set()):
+            raise UnsupportedError(
+                "LiteRT does not copy tensors without elements",
+                code="tflite-export",
+                where=f'output "{shorten(name)}"',
+            )
+        return graph.value(value)
 
     def operators(self, block: Block, graph: Graph) -> None:
         """Write the operations of a block.

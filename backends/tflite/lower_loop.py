@@ -76,10 +76,18 @@ def place(b: Builder, buffer: Value, row: Value, at: Value) -> Value:
 
 
 def rows_of(b: Builder, count: Value, row: Value) -> Value:
-    """Build a buffer of ``count`` rows of zeros, each like ``row``."""
+    """Build a buffer of ``count`` rows of zeros, each like ``row``.
+
+    There is one row at least: runtimes prepare a body that then runs for no row, too.
+    """
     shape = shape_of(row)
     if not all(isinstance(d, int) for d in shape):
         raise ValueError("the shape of a scan output is not known")
+    known = const_array(count)
+    if 0 in shape or (known is not None and not known.reshape(-1)[0]):
+        raise ValueError("a scan output has no elements")
+    if known is None:
+        count = b.max(count, b.const(np.asarray(1, np.int64)))
     parts = b.reshape(count, i64(b, 1))
     if shape:
         parts = b.concat(parts, i64(b, *shape), axis=0)  # type: ignore[arg-type]
@@ -143,9 +151,15 @@ def _loop(b: Builder, op: Op) -> list[Value]:
 
     results = build_loop(b, limit, first, [*initial, *buffers, *counter], body, types)
     if counter:
-        count = b.reshape(results.pop(), i64(b, 1))
-        for i in range(carried, len(results)):
-            results[i] = b.slice(results[i], i64(b, 0), count, i64(b, 0))
+        return _cut(b, results, carried, results.pop())
+    return results if known is not None else _cut(b, results, carried, limit)
+
+
+def _cut(b: Builder, results: list[Value], first: int, count: Value) -> list[Value]:
+    """Build buffers with as many rows as were written."""
+    rows = b.max(b.reshape(count, i64(b, 1)), b.const(np.zeros(1, np.int64)))
+    for i in range(first, len(results)):
+        results[i] = b.slice(results[i], i64(b, 0), rows, i64(b, 0))
     return results
 
 
@@ -183,6 +197,8 @@ def _scan(b: Builder, op: Op) -> list[Value]:
 
     initial = [*(operand(op, i) for i in range(states)), *buffers]
     results = build_loop(b, count, None, initial, body)
+    if const_array(count) is None:
+        results = _cut(b, results, states, count)
     for i, axis in enumerate(_completed(op, "scan_output_axes", outputs)):
         rank = rank_of(results[states + i])
         axis %= rank

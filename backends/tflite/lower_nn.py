@@ -10,6 +10,7 @@ from lepton_ir.backends.tflite.lower_tensor import reduced, window_parts
 from lepton_ir.backends.tflite.lowering import (
     cut,
     dtype_of,
+    i64,
     operand,
     rank_of,
     shape_of,
@@ -219,9 +220,16 @@ def _conv_transpose_nhwc(b: Builder, op: Op) -> list[Value]:
     begins: list[int] = _begins(op, axes, full)
     more = [max(a.out + begin - f, 0) for a, begin, f in zip(axes, begins, full, strict=True)]  # type: ignore[operator]
     attrs: dict[str, Any] = {"strides": tuple(a.stride for a in axes)}
-    if any(more):
-        attrs["output_padding"] = tuple(more)
-    y = b.build("conv_transpose_nhwc", x, w, *op.operands[2:], **attrs).result
+    bias = op.operands[2] if len(op.operands) > 2 else None
+    if any(m >= a.stride for m, a in zip(more, axes, strict=True)):
+        # Beyond what any tap reaches there is the bias alone.
+        y = b.build("conv_transpose_nhwc", x, w, **attrs).result
+        y = b.pad(y, i64(b, *[0] * (len(more) + 3), *more, 0))
+        y = y if bias is None else b.add(y, bias)
+    else:
+        if any(more):
+            attrs["output_padding"] = tuple(more)
+        y = b.build("conv_transpose_nhwc", x, w, bias, **attrs).result
     ends = [begin + int(a.out) for a, begin in zip(axes, begins, strict=True)]  # type: ignore[arg-type]
     return [
         b.slice(

@@ -111,6 +111,8 @@ def _recurrent(b: Builder, op: Op) -> list[Value]:
     x, w, r = (operand(op, i) for i in range(3))
     if dtype_of(x) is not dtypes.F32:
         raise ValueError(f"there are no recurrent layers of {x.dtype}")
+    if 0 in shape_of(x):
+        raise ValueError("the sequence has no elements")
     layout = bool(op.attr("layout"))
     if layout:
         x = b.transpose(x, perm=(1, 0, 2))

@@ -273,8 +273,8 @@ def _reduce(g: Graph, op: Op) -> None:
 
 def _reduce_fits(op: Op) -> str:
     axes = _given_axes(op)
-    if axes is not None and constant_ints(axes) is None and not isinstance(axes.shape[0], int):  # type: ignore[index]
-        return "the number of axes is not known"
+    if axes is not None and constant_ints(axes) is None and axes.shape != (1,):
+        return "there are several axes, which are not constants"
     if axes is None and op.attr("noop_with_empty_axes"):
         return "no axis is reduced"
     x = op.operands[0]

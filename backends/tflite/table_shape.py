@@ -125,6 +125,15 @@ def _split_fits(op: Op) -> str:
     return "" if static or given else "the sizes of the parts are not known"
 
 
+def _bounds(start: int, stop: int, step: int, size: int) -> tuple[int, int]:
+    """Return where a slice begins and ends, as ONNX clamps them: not quite as Python does."""
+    start += size if start < 0 else 0
+    stop += size if stop < 0 else 0
+    if step > 0:
+        return min(max(start, 0), size), min(max(stop, 0), size)
+    return min(max(start, 0), size - 1), min(max(stop, -1), size - 1)
+
+
 def _slice_plan(op: Op) -> tuple[list[int], list[int], list[int], int] | None:
     """Return begins, ends and steps by axis, and the mask of ends that lie behind the border."""
     x = op.operands[0]
@@ -148,7 +157,7 @@ def _slice_plan(op: Op) -> tuple[list[int], list[int], list[int], int] | None:
         stride[axis] = max(min(step, _INT_MAX), _INT_MIN)
         mask &= ~(1 << axis)
         if isinstance(size, int):
-            low, high, step = slice(start, stop, step).indices(size)
+            low, high = _bounds(start, stop, step, size)
             begin[axis], end[axis] = low, high
             if step < 0 and high < 0:
                 end[axis], mask = 0, mask | 1 << axis
@@ -219,7 +228,12 @@ def _slice_fits(op: Op) -> str:
     axes = _slice_axes(op)
     if axes is None:
         return "the axes are not constants"
-    return "" if len(set(axes)) == len(axes) else "an axis is cut twice"
+    if len(set(axes)) < len(axes):
+        return "an axis is cut twice"
+    steps = op.operands[4] if len(op.operands) > 4 else None
+    known = None if steps is None else constant_ints(steps)
+    forward = steps is None or (known is not None and all(s > 0 for s in known))
+    return "" if forward else "steps backwards between bounds that are not constants"
 
 
 def _pad(g: Graph, op: Op) -> None:

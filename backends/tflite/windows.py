@@ -123,6 +123,8 @@ def _transposed_padding(op: Op, axes: list[Axis]) -> str:
     more = op.attr("output_padding") or (0,) * rank
     if op.attr("auto_pad") not in ("NOTSET", "VALID") or op.attr("output_shape"):
         return ""
+    if any(extra >= axis.stride for axis, extra in zip(axes, more, strict=True)):
+        return ""
     if not any(a.begin or a.end for a in axes):
         return "VALID"
     for axis, extra in zip(axes, more, strict=True):
