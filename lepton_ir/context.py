@@ -63,6 +63,7 @@ class PassContext:
         rule_nodes: operations that each rule added less those that it removed, and what died of
             it; over a pass they add up to what the pass did.
         rule_bytes: the same of the bytes of constants.
+        legal_only: make nothing that the target cannot write: ``legalize{keep}`` has run.
         tried: collects the rules (``pass/rule``) that looked at an operation, if asked to.
     """
 
@@ -80,6 +81,7 @@ class PassContext:
     rule_hits: Counter[str] = field(default_factory=Counter)
     rule_nodes: Counter[str] = field(default_factory=Counter)
     rule_bytes: Counter[str] = field(default_factory=Counter)
+    legal_only: bool = False
     tried: set[str] | None = None
     data: dict[str, Any] = field(default_factory=dict)
     pass_name: str = ""

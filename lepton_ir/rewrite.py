@@ -141,6 +141,7 @@ class Rewriter(Builder):
         self.match: Match | None = None
         self.new_ops: list[Op] = []
         self.mutated = False
+        self.replaced = False
         self.failure: tuple[str, tuple[object, ...]] | None = None
 
     def begin(self, rule: str, m: Match) -> None:
@@ -151,6 +152,7 @@ class Rewriter(Builder):
         self.loc = NOWHERE
         self.new_ops = []
         self.mutated = False
+        self.replaced = False
         self.failure = None
         self.worklist.cause = rule
 
@@ -223,7 +225,10 @@ class Rewriter(Builder):
             if n is not None and not same and id(n) not in fresh and not refines(n.type, o.type):
                 self.fail("{} is not proven to have the type of {}", n, o)
                 raise Refused
+        if self.ctx.legal_only and not self.replaced:
+            self._require_legal()
         self.permit()
+        self.replaced = True
         for o, n in zip(olds, news, strict=False):
             if n is None:
                 if o.first_use is not None:
@@ -234,6 +239,14 @@ class Rewriter(Builder):
         if producer is not None and all(r.first_use is None for r in producer.results):
             self.erase(producer)
         return True
+
+    def _require_legal(self) -> None:
+        """Refuse operations that would have to be taken apart again."""
+        for op in self.new_ops:
+            answer = self.ctx.legal(op)
+            if answer is not True:
+                self.fail("{} cannot be written: {}", op.name, answer)
+                raise Refused
 
     def _replace_value(self, old: Value, new: Value, fresh: bool) -> None:
         try:

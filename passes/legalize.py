@@ -31,8 +31,12 @@ class Legalize(Pass, name="legalize"):
 
     Where the target has a lowering for an operation, the op table's decomposition is not used.
     Raises an error that names all operations which stay illegal.
+
+    Attributes:
+        keep: what follows makes no illegal operations again.
     """
 
+    keep: bool = False
     needs = "shapes"
 
     def run(self, module: Module, ctx: PassContext) -> None:
@@ -43,6 +47,7 @@ class Legalize(Pass, name="legalize"):
         """
         if ctx.target is None:
             return
+        ctx.legal_only = False
         reasons: dict[int, list[str]] = {}
         lowerings = lowerings_of(ctx.target)
         for function in list(module.functions.values()):
@@ -55,6 +60,7 @@ class Legalize(Pass, name="legalize"):
                 apply_rules(function, _rules(names, lowerings, ctx, reasons), ctx)
         if ctx.stop_after is None:  # else what is left may be illegal, and the writer says so
             _report(module, ctx, reasons)
+        ctx.legal_only = self.keep
 
 
 def _parts(op: Op, lowerings: Lowerings) -> bool:
