@@ -227,12 +227,40 @@ def keras_page() -> str:
     return "\n".join(lines)
 
 
+def tflite_page() -> str:
+    """Return docs/tflite.md."""
+    from lepton_ir.backends.tflite import table as written
+    from lepton_ir.frontends import tflite
+    from lepton_ir.frontends.tflite import table
+
+    read = {name.removeprefix("custom:"): row.ir for name, row in table.rows().items()}
+    made: dict[str, list[str]] = {}
+    several = []
+    for name, row in sorted(written.rows().items()):
+        if isinstance(row.builtin, str):
+            made.setdefault(row.builtin, []).append(f"`{name}`")
+        else:
+            several.append(f"`{name}`")
+    lines = [_NOTICE, "# TFLite", "", tflite.__doc__ or ""]
+    lines += [
+        f"## Operators: {len(read)} are read",
+        "",
+        "| Operator | Is read as | Is written for |",
+        "| --- | --- | --- |",
+    ]
+    for name in sorted(read.keys() | made.keys()):
+        lines.append(f"| {name} | {_cell(read.get(name, ''))} | {', '.join(made.get(name, ()))} |")
+    lines += ["", f"Which operator is written depends on the form for {', '.join(several)}.", ""]
+    return "\n".join(lines)
+
+
 PAGES = {
     "passes.md": passes_page,
     "rules.md": rules_page,
     "ops.md": ops_page,
     "pytorch.md": torch_page,
     "keras.md": keras_page,
+    "tflite.md": tflite_page,
 }
 
 

@@ -70,7 +70,7 @@ for _name, _ir in _PLAIN.items():
     row(_name, ir=_ir)(_read_plain(_ir))
 
 
-@row("ADD", "SUB", "MUL", "DIV", ir="add, sub, mul, div")
+@row("ADD", "SUB", "MUL", "DIV", ir=("add", "sub", "mul", "div"))
 def _arithmetic(call: Call) -> Value:
     made: Value = call.b.build(call.name.lower(), call.real(0), call.real(1)).result
     return call.activate(made)
@@ -232,7 +232,7 @@ def _bucketize(call: Call) -> Value:
     return found
 
 
-@row("REAL", "IMAG", "COMPLEX_ABS", ir="real, imag, complex_abs")
+@row("REAL", "IMAG", "COMPLEX_ABS", ir=("real", "imag", "complex_abs"))
 def _complex(call: Call) -> Value:
     found: Value = call.b.build(call.name.lower(), call.raw(0)).result
     return found

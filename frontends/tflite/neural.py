@@ -290,7 +290,7 @@ def _embedding(call: Call) -> Value:
     "AVERAGE_POOL_2D",
     "MAX_POOL_2D",
     "L2_POOL_2D",
-    ir="average_pool_nhwc, max_pool_nhwc, l2_pool_nhwc",
+    ir=("average_pool_nhwc", "max_pool_nhwc", "l2_pool_nhwc"),
 )
 def _pool(call: Call) -> Value:
     strides = _axes(call, "stride", 2)
@@ -381,7 +381,7 @@ def _all_sizes(call: Call, x: Value) -> Value:
     return found
 
 
-@row("DEPTH_TO_SPACE", "SPACE_TO_DEPTH", ir="depth_to_space_nhwc, space_to_depth_nhwc")
+@row("DEPTH_TO_SPACE", "SPACE_TO_DEPTH", ir=("depth_to_space_nhwc", "space_to_depth_nhwc"))
 def _blocks(call: Call) -> Value:
     name = f"{call.name.lower()}_nhwc"
     size = int(call.options.block_size)
@@ -389,7 +389,7 @@ def _blocks(call: Call) -> Value:
     return found
 
 
-@row("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", ir="space_to_batch_nd, batch_to_space_nd")
+@row("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", ir=("space_to_batch_nd", "batch_to_space_nd"))
 def _batches(call: Call) -> Value:
     found: Value = call.b.build(
         call.name.lower(), call.real(0), call.vector(1), call.index(2)

@@ -24,7 +24,7 @@ _REDUCTIONS = {
 }
 
 
-@row(*_REDUCTIONS, ir=", ".join(_REDUCTIONS.values()))
+@row(*_REDUCTIONS, ir=tuple(_REDUCTIONS.values()))
 def _reduce(call: Call) -> Value:
     x = call.real(0)
     if call.ints(1) == ():
@@ -43,7 +43,7 @@ def _axes(call: Call) -> Value:
     return found
 
 
-@row("REDUCE_ANY", "REDUCE_ALL", ir="cast, reduce_max, reduce_min")
+@row("REDUCE_ANY", "REDUCE_ALL", ir=("cast, reduce_max", "cast, reduce_min"))
 def _reduce_bool(call: Call) -> Value:
     x = call.raw(0)
     if call.ints(1) == ():
@@ -55,7 +55,7 @@ def _reduce_bool(call: Call) -> Value:
     return found
 
 
-@row("ARG_MAX", "ARG_MIN", ir="arg_max, arg_min, cast", stored=True)
+@row("ARG_MAX", "ARG_MIN", ir=("arg_max, cast", "arg_min, cast"), stored=True)
 def _arg(call: Call) -> Value:
     axis = call.need_ints(1, "the axis")[0]
     name = call.name.lower()

@@ -28,27 +28,26 @@ class Row:
         ir: the operations that it becomes, for the documentation.
         stored: its results are as the file stores them. Otherwise results of quantized tensors
             are the numbers that they stand for, and get quantized.
-        note: what the documentation says about limits.
     """
 
     name: str
     read: Reader
     ir: str
     stored: bool = False
-    note: str = ""
 
 
 _ROWS: dict[str, Row] = {}
 
 
-def row(*names: str, ir: str, stored: bool = False, note: str = "") -> Callable[[Reader], Reader]:
-    """Register how the builtin operators ``names`` are read."""
+def row(*names: str, ir: str | Sequence[str], stored: bool = False) -> Callable[[Reader], Reader]:
+    """Register how the builtin operators ``names`` are read; ``ir`` is one text, or one each."""
+    texts = [ir] * len(names) if isinstance(ir, str) else list(ir)
 
     def register(read: Reader) -> Reader:
-        for name in names:
+        for name, text in zip(names, texts, strict=True):
             if name in _ROWS:
                 raise ValueError(f"{name} has two rows")
-            _ROWS[name] = Row(name, read, ir, stored, note)
+            _ROWS[name] = Row(name, read, text, stored)
         return read
 
     return register
