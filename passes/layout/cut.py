@@ -165,7 +165,8 @@ class _Network:
 _MANY = 1 << 30
 
 _UNIT = 64
-"""What a transpose costs; one at an end of the graph costs 1 less where a region is deep."""
+"""What a transpose costs. Where a region is deep, one at an end of the graph costs 1 less, and one
+of integers 2: they are smaller, and what stands between pairs computes on integers."""
 
 
 @dataclass
@@ -211,7 +212,9 @@ def _weight(region: Region, value: Value) -> int:
     """Return what a transpose of ``value`` costs."""
     if not region.deep:
         return _UNIT
-    return _UNIT - (_given(value) or _returned(value))
+    dtype = value.dtype
+    narrow = dtype is not None and dtype.is_integer and dtype.bits <= 16
+    return _UNIT - (_given(value) or _returned(value)) - 2 * narrow
 
 
 def _given(value: Value) -> bool:

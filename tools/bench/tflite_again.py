@@ -58,14 +58,15 @@ def outputs(job: dict[str, Any]) -> None:
     details = runner.get_input_details()
     runner.allocate_tensors()
     found = {}
-    for draw in range(job["draws"]):
+    given = np.load(job["feeds"]) if "feeds" in job else None
+    for draw in range(job["draws"] if given is None else len(given)):
         for i, d in enumerate(details):
             shape = [int(s) for s in d["shape"]]
             quantized = bool(d["quantization_parameters"]["scales"].size)
             seed = 1000 * draw + i
             x = drawn(shape, np.dtype(d["dtype"]).name, seed, quantized)
-            if job.get("feed") and i == 0:
-                x = np.load(job["feed"])
+            if given is not None and i == 0:
+                x = given[draw]
             runner.set_tensor(d["index"], x)
         for again in range(2):
             runner.invoke()
