@@ -25,6 +25,7 @@ from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
     from lepton_ir.context import PassContext
+    from lepton_ir.diagnostics import Location
     from lepton_ir.ir import Block, Module, Op, Value
 
 _BOUNDED = {"non_zero": 8, "unique": 8, "compress": 1}
@@ -84,9 +85,18 @@ generated: masks, ranges, anchors."""
 _USE_LIMIT = 64
 """Readers of a constant that are looked at."""
 
-_STORED = frozenset({"convert/storage", "quant/static-bias-scale"})
+_STORED = frozenset({"convert/storage", "tflite/storage", "quant/static-bias-scale"})
 """Rules whose results are left for the runtime to compute, since a file holds them in fewer bytes:
 casts of constants kept in 16 bits, and scales of biases, the products of two others."""
+
+
+def _is_stored(loc: Location) -> bool:
+    """Return whether one of these rules made an operation, wherever it was moved since."""
+    while loc.rule not in _STORED:
+        if len(loc.parents) != 1:
+            return False
+        (loc,) = loc.parents
+    return True
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ class Fold(Pass, name="fold"):
             definition = op.definition
             if definition is None or op.name in _NEVER or op.has_attr_refs or not op.results:
                 continue
-            if not definition.foldable or op.loc.rule in _STORED:
+            if not definition.foldable or _is_stored(op.loc):
                 continue
             if not self._from_content(op, ctx, stale):
                 self._from_constants(op, ctx, stale)

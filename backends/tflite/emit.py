@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir.backends.tflite.fusions import fused_activations
-from lepton_ir.backends.tflite.graph import Buffers, Graph, enum
+from lepton_ir.backends.tflite.graph import Buffers, Graph, enum, widens
 from lepton_ir.backends.tflite.quantized import Integers, keeps_u8
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
 from lepton_ir.backends.tflite.versions import newest, runtime_of
@@ -142,7 +142,7 @@ class Emitter:
             if op.name == "identity":
                 assert op.operands[0] is not None
                 graph.index[op.results[0]] = graph.value(op.operands[0])
-            if op.name in STRUCTURE or op in self._skipped:
+            if op.name in STRUCTURE or op in self._skipped or widens(op):
                 continue
             reason = reason_against(op)
             if reason:

@@ -15,6 +15,7 @@ from lepton_ir.dtypes import DType
 from lepton_ir.formats.tflite.node import Node
 from lepton_ir.formats.tflite.schema import enums, options, tables
 from lepton_ir.infer import const_tensor
+from lepton_ir.interp import call_meaning
 from lepton_ir.ir import Op, Value
 from lepton_ir.tensors import DenseTensor, Tensor
 from lepton_ir.types import TensorType
@@ -151,9 +152,33 @@ class Graph:
         found = self.index.get(value)
         if found is None:
             payload = const_tensor(value)
-            found = self.make(value) if payload is None else self.constant(payload, value.name)
+            if payload is not None:
+                found = self.constant(payload, value.name)
+            elif value.op is not None and widens(value.op):
+                found = self._widened(value, value.op)
+            else:
+                found = self.make(value)
             self.index[value] = found
         return found
+
+    def _widened(self, value: Value, op: Op) -> int:
+        """Return the floats of a constant that is stored in fewer bits: an operator makes them.
+
+        That it is made when it is asked for leaves it out where all that read it take the constant
+        as it is. Integers of 32 bits, which no kernel takes, become a constant of floats.
+        """
+        source, params = op.operands[0], params_of(op)
+        payload = const_tensor(source)
+        assert source is not None
+        assert payload is not None
+        if payload.dtype is dtypes.I32:
+            arrays = [None if p is None else p.numpy() for p in map(const_tensor, op.operands)]
+            (array,) = call_meaning(op, arrays, op.all_attrs())
+            return self.array(np.asarray(array), value.name or "const")
+        held = self.value(source) if params is None else self.stored(source, params)
+        made = self.make(value)
+        self.add("DEQUANTIZE", [held], [made])
+        return made
 
     def make(self, value: Value) -> int:
         """Add the tensor of a value that an operator or a caller gives."""
@@ -292,7 +317,7 @@ class Graph:
         if const_tensor(value) is not None:
             return self.changed(value, form, change)[0]
         maker = value.op
-        if maker is not None and _widens(maker) and const_tensor(maker.operands[0]) is not None:
+        if maker is not None and widens(maker):
             source = maker.operands[0]
             assert source is not None
             found = params_of(maker)
@@ -525,9 +550,11 @@ class Graph:
         return found
 
 
-def _widens(op: Op) -> bool:
+def widens(op: Op) -> bool:
     """Return whether an operation makes floats of what a constant stores in fewer bits."""
+    x = op.operands[0] if op.name in ("dequantize_linear", "cast") else None
+    if x is None or const_tensor(x) is None:
+        return False
     if op.name == "dequantize_linear":
         return params_of(op) is not None
-    x = op.operands[0] if op.name == "cast" else None
-    return x is not None and x.dtype is dtypes.F16 and op.results[0].dtype is dtypes.F32
+    return x.dtype is dtypes.F16 and op.results[0].dtype is dtypes.F32

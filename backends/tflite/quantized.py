@@ -9,14 +9,15 @@ and `Integers.notes` says why.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.backends.tflite.integers import Integer, fixed, integers
-from lepton_ir.backends.tflite.layers import layer_reads
+from lepton_ir.backends.tflite.layers import held_weight, layer_reads
 from lepton_ir.backends.tflite.parameters import Params, params_of
+from lepton_ir.backends.tflite.pinned import pinned_values
 from lepton_ir.backends.tflite.reads import Made, Read, Unfit, constant_of, is_splat
 from lepton_ir.backends.tflite.table import rows
 from lepton_ir.backends.tflite.table_quant import KINDS, owner
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 DATA = {"resize": (0,), "gather": (0,), "tile": (0,), "clip": (0,), "quantize_linear": (0,)}
 """Operands that hold data, where those of f32 are not all there are."""
+
+HYBRID = "tflite.hybrid"
+"""Metadata of what dequantizes weights that a kernel multiplies floats with: how it does so."""
+
+HYBRIDS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
+"""Operators that have such kernels."""
 
 MEANS = frozenset(("AVERAGE_POOL_2D", "RESIZE_BILINEAR"))
 """Operators that round what they give, although it keeps the scale."""
@@ -64,6 +71,7 @@ class Operator:
         reads: what it reads for each dequantized operand.
         results: what it gives, by result.
         zero_bias: one element of the bias that stands for none.
+        extra: options that it gets besides.
     """
 
     op: Op
@@ -71,6 +79,7 @@ class Operator:
     reads: dict[Value, Read] = field(default_factory=dict)
     results: list[Made] = field(default_factory=list)
     zero_bias: Read | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def requantizes(self) -> bool:
@@ -123,6 +132,7 @@ class Integers:
         self._tensors: dict[Value, int] = {}
         self._shifted: dict[Value, int] = {}
         self._silent: set[Op] = set()
+        self._pinned = pinned_values(block)
         for op in block.ops:
             self._consider(op)
         self._forget()
@@ -131,6 +141,10 @@ class Integers:
     # -- deciding ----------------------------------------------------------------------------------
 
     def _consider(self, op: Op) -> None:
+        hybrid = self._hybrid(op)
+        if hybrid is not None:
+            self.operators[op] = hybrid
+            return
         kind = self._kernel(op)
         if kind is None:
             return
@@ -144,6 +158,26 @@ class Integers:
         for made in found.results:
             if not made.ops:
                 self._moved[made.value] = Codes(made.value, made.params, found.dtype)
+
+    def _hybrid(self, op: Op) -> Operator | None:
+        """Return the product of floats with integers that an operation was, if it was one.
+
+        Its kernel quantizes the floats as it goes, which is not what the operation says: only what
+        was read as one is written as one.
+        """
+        row, weight = rows().get(op.name), op.operands[1] if len(op.operands) > 1 else None
+        pair = None if weight is None else weight.op
+        if row is None or pair is None or pair.name != "dequantize_linear" or weight is None:
+            return None
+        how = dict((pair.meta or {}).get("metadata", {})).get(HYBRID)
+        if how is None or row.against(op) or row.kind(op) not in HYBRIDS:
+            return None
+        try:
+            held = held_weight(op, None)
+        except Unfit:
+            return None
+        extra = {"asymmetric_quantize_inputs": True} if how == "asymmetric" else {}
+        return Operator(op, dtypes.F32, {weight: held}, extra=extra)
 
     def _kernel(self, op: Op) -> tuple[str, Integer | None] | None:
         """Return the operator and its kernel, ``None`` for what reads no dequantized value."""
@@ -181,6 +215,8 @@ class Integers:
                 assert value is not None
                 found.reads[value] = self._data(value, found.dtype, like)
         found.results = self._made(op, builtin, kernel, made, found)
+        if found.dtype is dtypes.I16:
+            found.extra = {"pot_scale_int16": False}
         return found
 
     def _dtype(self, op: Op, kernel: Integer, builtin: str, slots: Iterable[int]) -> DType:
@@ -375,17 +411,11 @@ class Integers:
             if params is None or params.axis is not None:
                 continue
             assert value.dtype is not None
-            if self.pinned(value):
+            if value in self._pinned:
                 g.parameters[value] = (value.dtype, params.node)
             else:
                 stored = self.stored(value.dtype) or value.dtype
                 g.parameters[value] = (stored, self.moved(params, value.dtype).node)
-
-    def pinned(self, value: Value) -> bool:
-        """Return whether something but pairs reads or gives the codes, so that they must stay."""
-        if value.op is None or value.op.name != "quantize_linear":
-            return True
-        return any(u.name != "dequantize_linear" or u.block is not self.block for u in value.users)
 
     def write(self, g: Graph, op: Op, write: Callable[[Graph, Op], None]) -> bool:
         """Write an operation as an integer operator, if it is one; returns whether that is done."""
@@ -403,7 +433,7 @@ class Integers:
                 g.alias[value] = self._tensor(g, read, operator)
         g.zero_bias = operator.zero_bias
         behind = [self._place(g, made, operator) for made in operator.results]
-        g.extra = {"pot_scale_int16": False} if operator.dtype is dtypes.I16 else {}
+        g.extra = operator.extra
         write(g, op)
         g.alias, g.held, g.extra, g.zero_bias = {}, {}, {}, None
         for made in operator.results:
@@ -417,13 +447,13 @@ class Integers:
         """Let the result of a requantization be its operand, if that is what it gives."""
         (read,), (made,) = operator.reads.values(), operator.results
         source, value = read.source, operator.op.result
-        if source is None or read.params != made.params or self.pinned(value):
+        if source is None or read.params != made.params or value in self._pinned:
             return False
-        if operator.dtype is not self.stored(value.dtype):
+        tensor = self._tensors[source] if source in self._tensors else g.value(source)
+        stored = self.stored(value.dtype)
+        if stored is None or g.info[tensor].dtype != stored.name:
             return False
-        if source not in self._tensors and self.pinned(source):
-            return False
-        g.index[value] = self._tensors[source] if source in self._tensors else g.value(source)
+        g.index[value] = tensor
         return True
 
     def _as_floats(self, g: Graph, value: Value) -> None:

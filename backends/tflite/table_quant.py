@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from lepton_ir import dtypes
 from lepton_ir.backends.tflite.parameters import Params, params_of
 from lepton_ir.backends.tflite.row import Row
 from lepton_ir.infer import const_tensor
-from lepton_ir.interp import call_meaning
 
 if TYPE_CHECKING:
     from lepton_ir.backends.tflite.graph import Graph
@@ -21,14 +18,25 @@ KINDS = frozenset((dtypes.I8, dtypes.U8, dtypes.I16))
 """Element types of quantized activations."""
 
 
+_STEPS = 8
+"""Operations that move integers, one behind the other, behind which a reader is looked for."""
+
+
 def owner(value: Value) -> Params | None:
     """Return which numbers an integer value stands for: what makes it says so, or a reader."""
-    op = value.op
-    if op is not None and op.name == "quantize_linear":
-        return params_of(op)
-    for user in value.users:
-        if user.name == "dequantize_linear":
-            return params_of(user)
+    at: Value | None = value
+    for _ in range(_STEPS):
+        if at is None:
+            return None
+        op = at.op
+        if op is not None and op.name == "quantize_linear":
+            return params_of(op)
+        users = at.users
+        reader = next((u for u in users if u.name == "dequantize_linear"), None)
+        if reader is not None:
+            return params_of(reader)
+        moved = (u.results[0] for u in users if u.name in ("transpose", "reshape"))
+        at = next((v for v in moved if v.dtype is value.dtype), None)
     return None
 
 
@@ -75,24 +83,7 @@ def _held_fits(params: Params, dtype: DType | None) -> str:
 
 
 def _dequantize(g: Graph, op: Op) -> None:
-    """Write a DEQUANTIZE, or a constant of floats for integers of 32 bits, which it has not."""
-    x, params = op.operands[0], params_of(op)
-    assert x is not None
-    assert params is not None
-    if const_tensor(x) is None:
-        g.add("DEQUANTIZE", [g.value(x)], [g.result(op)])
-    elif x.dtype is dtypes.I32:
-        g.index[op.result] = g.array(_numbers(op), op.result.name or "bias")
-    else:
-        g.add("DEQUANTIZE", [g.stored(x, params)], [g.result(op)])
-
-
-def _numbers(op: Op) -> np.ndarray[Any, Any]:
-    """Return the numbers that a constant of integers stands for."""
-    payloads = [const_tensor(v) for v in op.operands]
-    arrays = [None if p is None else p.numpy() for p in payloads]
-    (found,) = call_meaning(op, arrays, op.all_attrs())
-    return np.asarray(found)
+    g.add("DEQUANTIZE", [g.value(op.operands[0])], [g.result(op)])
 
 
 ROWS = {

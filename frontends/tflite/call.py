@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.diagnostics import Location
 from lepton_ir.formats.tflite.node import Node
 from lepton_ir.formats.tflite.schema import enums, options
 from lepton_ir.infer import const_tensor, content_of
@@ -28,6 +29,13 @@ MAX_INTS = 1 << 16
 """Bytes of a constant operand (axes, shapes, paddings) that is read as numbers."""
 
 ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
+
+
+STORAGE = "tflite/storage"
+"""Rule of casts of constants that the file keeps in 16 bits."""
+
+HYBRID = "tflite.hybrid"
+"""Metadata of what dequantizes weights: how a kernel quantizes the floats that it multiplies."""
 
 
 class KeepOpaque(Exception):
@@ -158,7 +166,7 @@ class Call:
         if maker is not None and maker.name == "cast" and const_tensor(maker.operands[0]):
             inner = const_tensor(maker.operands[0])
             assert inner is not None
-            made: Value = self.b.cast(self.b.const(_transposed(inner, order)), to=maker.attrs["to"])
+            made: Value = stored(self.b, self.b.const(_transposed(inner, order)))
             return made
         tensor = const_tensor(value)
         if tensor is None:
@@ -169,6 +177,24 @@ class Call:
             return moved
         at = order.index(info.quantization.axis) if info.quantization.per_axis else 0
         return self.dequantize(moved, info.quantization, at)
+
+    def weights(self, index: int, order: Sequence[int] | None = None) -> Value:
+        """Return the weights of a layer, with their axes in another order.
+
+        Kernels that multiply floats with integers quantize the floats first. The IR has no such
+        product: it multiplies the numbers that the integers stand for, and what dequantizes them
+        says which kernel it was, so that it can be written again.
+        """
+        value = self.real(index) if order is None else self.permuted(index, order)
+        x, maker = self.inputs[0], value.op
+        floats = x is not None and x.quantization is None and x.dtype is dtypes.F32
+        if floats and maker is not None and maker.name == "dequantize_linear":
+            exact = self.has(index) and self.info(index).quantization is None
+            if not exact and const_tensor(maker.operands[0]) is not None:
+                lopsided = bool(getattr(self.options, "asymmetric_quantize_inputs", False))
+                how = "asymmetric" if lopsided else "symmetric"
+                maker.meta = {**(maker.meta or {}), "metadata": {HYBRID: how}}
+        return value
 
     # -- building ----------------------------------------------------------------------------------
 
@@ -217,6 +243,15 @@ class Call:
             KeepOpaque: always.
         """
         raise KeepOpaque(reason)
+
+
+def stored(b: Builder, value: Value) -> Value:
+    """Return the numbers of f32 of a constant that the file keeps in 16 bits, where it stays."""
+    given = b.loc
+    b.loc = Location("", (given,), STORAGE)
+    made: Value = b.cast(value, to=dtypes.F32)
+    b.loc = given
+    return made
 
 
 def _transposed(tensor: Tensor, order: Sequence[int]) -> Tensor:

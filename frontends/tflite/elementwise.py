@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir import dtypes
-from lepton_ir.frontends.tflite.call import quantized
+from lepton_ir.frontends.tflite.call import quantized, stored
 from lepton_ir.frontends.tflite.table import row
 
 if TYPE_CHECKING:
@@ -194,8 +194,7 @@ def _dequantize(call: Call) -> Value:
         return found
     if info.dtype is None or not info.dtype.is_float:
         call.opaque("its operand has no scale")
-    found = call.b.cast(value, to=dtypes.F32)
-    return found
+    return stored(call.b, value)
 
 
 @row("QUANTIZE", ir="quantize_linear", stored=True)

@@ -104,7 +104,7 @@ def _groups(call: Call, channels: Any, per_group: Any) -> int:
 def _conv(call: Call) -> Value:
     rank = 2 if call.name == "CONV_2D" else 3
     x = call.real(0)
-    w = call.real(1) if rank == 2 else call.permuted(1, (4, 0, 1, 2, 3))
+    w = call.weights(1) if rank == 2 else call.permuted(1, (4, 0, 1, 2, 3))
     shape = w.shape or (None,) * (rank + 2)
     strides, dilations = _axes(call, "stride", rank), _axes(call, "dilation", rank)
     sizes = [call.dim(0, a) for a in range(1, rank + 1)]
@@ -122,7 +122,7 @@ def _conv(call: Call) -> Value:
 
 @row("DEPTHWISE_CONV_2D", ir="conv_nhwc")
 def _depthwise(call: Call) -> Value:
-    x, w = call.real(0), call.permuted(1, (3, 1, 2, 0))
+    x, w = call.real(0), call.weights(1, (3, 1, 2, 0))
     shape = w.shape or (None,) * 4
     channels = call.dim(0, -1)
     if not isinstance(channels, int) or not isinstance(shape[0], int) or channels < 1:
@@ -253,9 +253,9 @@ def _fully_connected(call: Call) -> Value:
     x, rank = call.real(0), call.raw(0).rank
     added = bias(call, 2)
     if o.keep_num_dims and rank != 2:
-        made = call.b.matmul(x, call.permuted(1, (1, 0)))
+        made = call.b.matmul(x, call.weights(1, (1, 0)))
         return call.activate(made if added is None else call.b.add(made, added))
-    w = call.real(1)
+    w = call.weights(1)
     depth = (w.shape or (None, None))[-1]
     if rank != 2 or call.dim(0, -1) != depth:
         if not isinstance(depth, int):

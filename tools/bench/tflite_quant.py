@@ -131,6 +131,8 @@ def compare(source: str, calib: str, held_out: int, dims: tuple[str, ...], passe
 
 def digits(path: str, seeds: int) -> bool:
     """Print accuracies of the net on digits, as ONNX and as TFLite."""
+    import onnx
+
     from lepton_ir.tools.bench import quant_accuracy as qa
 
     images, labels = qa.digits(path)
@@ -140,7 +142,7 @@ def digits(path: str, seeds: int) -> bool:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             source = str(folder / "float.onnx")
-            qa.onnx.save(qa.to_onnx("cnn", net), source)
+            onnx.save(qa.to_onnx("cnn", net), source)
             np.savez(folder / "calib.npz", x=images[:cut][:, None][:256])
             feeds, truth = images[cut:][:, None], labels[cut:]
             ours, twin = write_both(source, str(folder / "calib.npz"), folder, dims=("N=1",))
