@@ -41,7 +41,9 @@ def resize_bilinear(b: TfBuilder, node: Node, x: Value, size: Value) -> Any:
 def resize_nearest(b: TfBuilder, node: Node, x: Value, size: Value) -> Any:
     """Nearest resampling: rounded half up between corners, down otherwise."""
     how = _coordinates(node, True)
-    rounding = "floor" if how["coordinate_transformation_mode"] == "asymmetric" else "round_prefer_ceil"
+    rounding = (
+        "floor" if how["coordinate_transformation_mode"] == "asymmetric" else "round_prefer_ceil"
+    )
     return b.resize(x, None, None, _sizes(b, x, size), mode="nearest", nearest_mode=rounding, **how)
 
 
@@ -80,13 +82,29 @@ def _suppressed(
 
 
 @tf_op("NonMaxSuppressionV2", "NonMaxSuppressionV3")
-def suppress(b: TfBuilder, node: Node, boxes: Value, scores: Value, count: Value, overlap: Value, *score: Value) -> Any:
+def suppress(
+    b: TfBuilder,
+    node: Node,
+    boxes: Value,
+    scores: Value,
+    count: Value,
+    overlap: Value,
+    *score: Value,
+) -> Any:
     places = _suppressed(b, boxes, scores, count, overlap, score[0] if score else None)
     return b.cast_to(places, dtypes.I32)
 
 
 @tf_op("NonMaxSuppressionV4")
-def suppress_v4(b: TfBuilder, node: Node, boxes: Value, scores: Value, count: Value, overlap: Value, score: Value) -> Any:
+def suppress_v4(
+    b: TfBuilder,
+    node: Node,
+    boxes: Value,
+    scores: Value,
+    count: Value,
+    overlap: Value,
+    score: Value,
+) -> Any:
     places = b.cast_to(_suppressed(b, boxes, scores, count, overlap, score), dtypes.I32)
     valid = b.cast_to(scalar(b, b.shape(places)), dtypes.I32)
     if node.attr("pad_to_max_output_size", False):

@@ -9,7 +9,6 @@ from lepton_ir.diagnostics import UnsupportedError
 from lepton_ir.frontends.tensorflow.ops._common import (
     dtype_of,
     is_nhwc,
-
     numbers,
     padding,
     permuted,
@@ -348,7 +347,8 @@ def dilation(b: TfBuilder, node: Node, x: Value, w: Value) -> Any:
         x = b.pad(x, b.ints([0, pads[0], pads[1], 0, 0, pads[2], pads[3], 0]), low)
     sizes = [b.static_size(x, i, "a dilation") for i in (1, 2)]
     outs = [
-        (n - (k - 1) * r - 1) // s + 1 for n, k, r, s in zip(sizes, kernel, rates, strides, strict=True)
+        (n - (k - 1) * r - 1) // s + 1
+        for n, k, r, s in zip(sizes, kernel, rates, strides, strict=True)
     ]
     best = None
     for i in range(kernel[0]):
@@ -360,5 +360,3 @@ def dilation(b: TfBuilder, node: Node, x: Value, w: Value) -> Any:
             moved = b.add(part, tap)
             best = moved if best is None else b.max(best, moved)
     return best
-
-

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from lepton_ir.frontends.tensorflow.nodes import Node
 
 
-def _pair(b: TfBuilder, x: Value, low: Any, high: Any, bits: int, narrow: bool, axis: int | None) -> Any:
+def _pair(
+    b: TfBuilder, x: Value, low: Any, high: Any, bits: int, narrow: bool, axis: int | None
+) -> Any:
     """Round ``x`` to the steps between ``low`` and ``high``, nudged so that 0 is one of them."""
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     first, last = (1 if narrow else 0), (1 << bits) - 1
     if bits not in (8, 16) or (low > 0).any() or (high < 0).any() or (low >= high).any():
-        raise UnsupportedError(f"fake quantization to {bits} bits, or a range without 0", code="tf-quant")
+        raise UnsupportedError(
+            f"fake quantization to {bits} bits, or a range without 0", code="tf-quant"
+        )
     scale = ((high - low) / (last - first)).astype(np.float32)
     zero = np.clip(np.rint(first - low / scale), first, last)
     kind = {8: dtypes.U8, 16: dtypes.U16}[bits]
@@ -61,7 +65,9 @@ def fake_quant_channels(b: TfBuilder, node: Node, x: Value, low: Value, high: Va
 
 
 @tf_op("QuantizeAndDequantizeV2", "QuantizeAndDequantizeV3", "QuantizeAndDequantizeV4")
-def quantize_and_dequantize(b: TfBuilder, node: Node, x: Value, low: Value, high: Value, *bits: Value) -> Any:
+def quantize_and_dequantize(
+    b: TfBuilder, node: Node, x: Value, low: Value, high: Value, *bits: Value
+) -> Any:
     """Signed steps around 0, of the wider side's size."""
     axis = int(node.attr("axis", -1))
     if not node.attr("range_given", False) or not node.attr("signed_input", True):
@@ -71,7 +77,10 @@ def quantize_and_dequantize(b: TfBuilder, node: Node, x: Value, low: Value, high
         raise UnsupportedError(f"quantization to {count} bits", code="tf-quant")
     narrow = bool(node.attr("narrow_range", False))
     top = (1 << count - 1) - 1
-    edges = np.asarray(floats(low, "the range"), np.float64), np.asarray(floats(high, "the range"), np.float64)
+    edges = (
+        np.asarray(floats(low, "the range"), np.float64),
+        np.asarray(floats(high, "the range"), np.float64),
+    )
     lowest = -top if narrow else -top - 1
     scale = np.maximum(edges[0] / lowest, edges[1] / top).astype(np.float32)
     kind = {8: dtypes.I8, 16: dtypes.I16}[count]

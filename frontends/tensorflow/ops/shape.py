@@ -16,7 +16,6 @@ from lepton_ir.frontends.tensorflow.ops._common import (
     numbers,
     permuted,
     scalar,
-
     wide,
 )
 from lepton_ir.frontends.tensorflow.table import tf_op
@@ -33,7 +32,13 @@ if TYPE_CHECKING:
 
 @tf_op(
     *("Identity", "StopGradient", "PreventGradient", "Snapshot", "CheckNumerics", "EnsureShape"),
-    *("CheckNumericsV2", "Copy", "DebugIdentity", "PlaceholderWithDefault", "_ParallelConcatUpdate"),
+    *(
+        "CheckNumericsV2",
+        "Copy",
+        "DebugIdentity",
+        "PlaceholderWithDefault",
+        "_ParallelConcatUpdate",
+    ),
 )
 def identity(b: TfBuilder, node: Node, x: Value, *_: Value) -> Any:
     return x
@@ -189,7 +194,9 @@ def slice_(b: TfBuilder, node: Node, x: Value, begin: Value, sizes: Value) -> An
     if known is not None:
         first = const_array(begin)
         if first is not None:
-            ends = [INT_MAX if s < 0 else int(f) + int(s) for f, s in zip(first, known, strict=True)]
+            ends = [
+                INT_MAX if s < 0 else int(f) + int(s) for f, s in zip(first, known, strict=True)
+            ]
             return b.slice(x, start, b.ints(ends), axes)
         open_ = known < 0
         end = b.add(start, b.ints([0 if o else int(s) for o, s in zip(open_, known, strict=True)]))
@@ -315,7 +322,9 @@ def fill(b: TfBuilder, node: Node, sizes: Value, value: Value) -> Any:
     known = const_array(sizes)
     number_ = const_array(value)
     if known is not None and number_ is not None and number_.size == 1:
-        return b.full(tuple(int(k) for k in known.reshape(-1)), number_.reshape(-1)[0], dtype_of(value))
+        return b.full(
+            tuple(int(k) for k in known.reshape(-1)), number_.reshape(-1)[0], dtype_of(value)
+        )
     return b.expand(value, wide(b, sizes))
 
 
@@ -336,7 +345,9 @@ def _filled(value: int) -> Any:
     def row(b: TfBuilder, node: Node, x: Value) -> Any:
         known = x.shape is not None and all(isinstance(d, int) for d in x.shape)
         if known:
-            return b.full(tuple(int(d) for d in x.shape or () if isinstance(d, int)), value, dtype_of(x))
+            return b.full(
+                tuple(int(d) for d in x.shape or () if isinstance(d, int)), value, dtype_of(x)
+            )
         return b.expand(b.like(x, value), b.shape(x))
 
     return row
@@ -465,5 +476,3 @@ def space_to_batch_old(b: TfBuilder, node: Node, x: Value, pads: Value) -> Any:
 def batch_to_space_old(b: TfBuilder, node: Node, x: Value, crops: Value) -> Any:
     size_ = int(node.attr("block_size"))
     return b.batch_to_space_nd(x, b.ints([size_, size_]), wide(b, crops))
-
-

@@ -43,9 +43,7 @@ def irfft(b: TfBuilder, node: Node, x: Value, length: Value) -> Any:
     axis = b.rank(x) - 2
     half = _fitted(b, x, axis, size // 2 + 1)
     stop = size - size // 2 - 1
-    mirror = b.slice(
-        half, b.ints([stop]), b.ints([0]), b.ints([axis]), b.ints([-1])
-    )
+    mirror = b.slice(half, b.ints([stop]), b.ints([0]), b.ints([axis]), b.ints([-1]))
     sign = b.const(np.asarray([1, -1], np.float32))
     whole = b.concat(half, b.mul(mirror, sign), axis=axis) if stop > 0 else half
     found = b.dft(whole, None, b.full((), axis, dtypes.I64), inverse=True)
