@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-
 from lepton_ir.diagnostics import UnsupportedError
 from lepton_ir.frontends.tensorflow.ops._common import (
     dtype_of,
