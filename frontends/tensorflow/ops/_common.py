@@ -67,7 +67,7 @@ def wide(b: TfBuilder, value: Value) -> Value:
 def vector(b: TfBuilder, value: Value) -> Value:
     """Return a scalar or vector of places as an i64 vector."""
     found: Value = wide(b, value)
-    return b.reshape(found, b.ints([1])) if value.rank == 0 else found  # type: ignore[no-any-return]
+    return b.reshape(found, b.ints([1])) if value.rank == 0 else found
 
 
 def scalar(b: TfBuilder, value: Value) -> Value:

@@ -64,7 +64,9 @@ def _fused(b: TfBuilder, node: Node, x: Any, more: tuple[Value, ...]) -> Any:
         elif name == "LeakyRelu":
             x = b.leaky_relu(x, alpha=float(node.attr("leakyrelu_alpha", 0.2)))
         elif name == "FusedBatchNorm":
-            x = _normalized(b, x, *rest[:4], float(node.attr("epsilon", 1e-4)), is_nhwc(node))
+            scale, offset, mean, variance = rest[:4]
+            epsilon = float(node.attr("epsilon", 1e-4))
+            x = _normalized(b, x, scale, offset, mean, variance, epsilon, is_nhwc(node))
         elif name != "LinearIdentity":
             raise UnsupportedError(f"{name} fused into an operator", code="tf-fused")
     return x
