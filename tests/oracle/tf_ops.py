@@ -389,7 +389,9 @@ def _quant() -> None:
         x,
     )
     case(
-        "quantize_dequantize", lambda x: tf.quantization.quantize_and_dequantize_v2(x, -1.0, 1.0), x
+        "quantize_dequantize",
+        lambda x: tf.quantization.quantize_and_dequantize_v2(x, -1.0, 1.0, range_given=True),
+        x,
     )
 
 
@@ -433,7 +435,7 @@ def main(path: str, only: list[str]) -> None:
             ]
             try:
                 concrete = tf.function(
-                    lambda *xs, b=build, c=fixed: b(*xs, *c)
+                    lambda *xs, b=build, c=fixed: b(*xs, *c), autograph=False
                 ).get_concrete_function(*specs)
                 found = _flat(concrete(*map(tf.constant, given)))
             except Exception as error:

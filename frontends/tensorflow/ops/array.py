@@ -120,16 +120,22 @@ def one_hot(b: TfBuilder, node: Node, x: Value, depth: Value, on: Value, off: Va
 def unique(b: TfBuilder, node: Node, x: Value, *axis: Value) -> Any:
     if b.rank(x) != 1:
         raise UnsupportedError("unique elements along an axis", code="tf-op")
+    values, inverse, _ = _distinct(b, node, x)
+    return [values, inverse]
+
+
+def _distinct(b: TfBuilder, node: Node, x: Value) -> list[Value]:
+    """Return the values, the place of each element among them, and how often each is there."""
     kind = node.attr("out_idx", dtypes.I32) or dtypes.I32
-    values, _, inverse, _ = b.unique(x, sorted=False, results=4)
-    return [values, b.cast_to(inverse, kind)]
+    own = dtype_of(x)
+    given = wide(b, x) if own.is_integer and own.bits < 64 else x  # runtimes know few types here
+    values, _, inverse, counts = b.unique(given, sorted=False, results=4)
+    return [b.cast_to(values, own), b.cast_to(inverse, kind), b.cast_to(counts, kind)]
 
 
 @tf_op("UniqueWithCounts")
 def unique_with_counts(b: TfBuilder, node: Node, x: Value) -> Any:
-    kind = node.attr("out_idx", dtypes.I32) or dtypes.I32
-    values, _, inverse, counts = b.unique(x, sorted=False, results=4)
-    return [values, b.cast_to(inverse, kind), b.cast_to(counts, kind)]
+    return _distinct(b, node, x)
 
 
 @tf_op("DynamicStitch", "ParallelDynamicStitch")
