@@ -70,7 +70,21 @@ def load(options: Options) -> Module:
                 where=_OPTION[name],
             )
         del extra[name]  # inputs of other formats have no defaults
-    return api.load(options.model, format=found, **extra)
+    module = api.load(options.model, format=found, **extra)
+    if found not in ("onnx", "lir") and "" not in module.opsets:
+        _choose_opset(module)
+    return module
+
+
+def _choose_opset(module: Module) -> None:
+    """Set the first opset, from the usual one on, that has all operations of a model.
+
+    Models of other formats have none; what a later one alone has would be refused.
+    """
+    target: Any = api.target("onnx")
+    found = target.lowest_opset(module)
+    if found is not None:
+        module.opsets[""] = found
 
 
 def _custom_layers(items: Sequence[str]) -> dict[str, Any]:

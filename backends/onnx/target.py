@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir import dtypes
-from lepton_ir.backends.onnx.emit import foreign_reason, node_plan, opset_key, opsets_of
+from lepton_ir.backends.onnx.emit import (
+    DEFAULT_OPSET,
+    foreign_reason,
+    node_plan,
+    opset_key,
+    opsets_of,
+)
 from lepton_ir.backends.onnx.kernels import has_kernel
 from lepton_ir.backends.onnx.precision import computes, runs
 from lepton_ir.frontends.onnx.table import Plan, Unwritable, export_plans, same_value
+from lepton_ir.frontends.onnx.table_schema import MAX_OPSET
 from lepton_ir.frontends.onnx.table_values import TYPE_NAMES
 from lepton_ir.ir import Value
 from lepton_ir.types import TensorType
@@ -93,6 +100,19 @@ class OnnxTarget:
             if all(_can_say(plan, key, value) for key, value in attrs.items()):
                 return True
         return False
+
+    def lowest_opset(self, module: Module) -> int | None:
+        """Return the first opset, from the usual one on, that has all operations of ``module``.
+
+        ``None`` where none has; what can be taken apart does not count. For models of other
+        formats, which have no opset of their own.
+        """
+        names = {o.name for o in module.walk() if o.definition and o.definition.decompose is None}
+        for version in range(DEFAULT_OPSET, MAX_OPSET + 1):
+            key = opset_key({**module.opsets, "": version})
+            if all(n in _STRUCTURE or export_plans(n, key) for n in names):
+                return version
+        return None
 
     def quant(self, key: str) -> Any:
         """Return a preference for quantization, ``None`` if there is none.
