@@ -13,7 +13,7 @@ O2 = (
 
 TFLITE = (
     "fuse_tflite,channels_last,layout{deep},fold,canonicalize,cse,"
-    "fuse_products,legalize{keep},layout{deep},fold,canonicalize,cse,dce"
+    "legalize{keep},fuse_products,layout{deep},fold,canonicalize,cse,dce"
 )
 """What goes behind O2 for a TFLite file: channels last, and only operations that TFLite has."""
 

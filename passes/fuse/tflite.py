@@ -35,9 +35,10 @@ class FuseTflite(RewritePass, name="fuse_tflite"):
 
 @dataclass(frozen=True)
 class FuseProducts(RewritePass, name="fuse_products"):
-    """Make products with a bias and with transposed operands, where the target has them.
+    """Make products with a bias, of transposed operands and with inverse roots.
 
-    Other rules and the layout pass do not know them, so that this belongs behind both.
+    Only where the target has them. Other rules and the layout pass do not know them, so that this
+    belongs behind both.
     """
 
     needs = "shapes"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lepton_ir import dtypes
 from lepton_ir.dims import same_dim
 from lepton_ir.infer import const_array, const_tensor
-from lepton_ir.passes.fuse._match import available, f32, made_by, sole_user
+from lepton_ir.passes.fuse._match import f32, made_by, sole_user
 from lepton_ir.passes.fuse._weights import affordable
 from lepton_ir.rewrite import rewrite
 
@@ -88,20 +88,3 @@ def square_by_product(m: Match, rw: Rewriter) -> bool:
     if x.dtype is not dtypes.F32 or (exponent.rank or 0) > (x.rank or 0):
         return rw.fail("elements are {}", x.dtype)
     return rw.replace(m.root, rw.mul(x, x))
-
-
-@rewrite("div", "reciprocal")
-def root_below(m: Match, rw: Rewriter) -> bool:
-    """div(x, sqrt(y)) => x * rsqrt(y): the division is of the smaller tensor."""
-    op = m.root
-    below = op.operands[-1]
-    root = made_by(below, "sqrt")
-    if root is None or below is None:
-        return False
-    if op.result.dtype is not dtypes.F32 or not available(rw, "rsqrt"):
-        return rw.fail("elements are {}, or there is no rsqrt", op.result.dtype)
-    if not sole_user(below):
-        return rw.fail("the root has other users")
-    rw.also(root)
-    inverse = rw.rsqrt(root.operands[0])
-    return rw.replace(op, inverse if op.name == "reciprocal" else rw.mul(op.operands[0], inverse))

@@ -1,11 +1,11 @@
-"""Products with a bias of any rank, and with operands that are read as transposed."""
+"""Products with a bias of any rank, or of transposed operands, and with roots for divisors."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from lepton_ir import dtypes
-from lepton_ir.infer import const_tensor
+from lepton_ir.infer import const_array, const_tensor
 from lepton_ir.passes.fuse._match import available, made_by, readable, settle, sole_user
 from lepton_ir.rewrite import rewrite
 from lepton_ir.tensors import PermutedTensor
@@ -70,3 +70,28 @@ def transpose_into_matmul(m: Match, rw: Rewriter) -> bool:
     )
     flags = {"adj_x": found[0] is not None, "adj_y": found[1] is not None}
     return settle(rw, op, rw.batch_matmul(*values, **flags))
+
+
+def _is_one(value: Value | None, rank: int) -> bool:
+    """Whether ``value`` is the number 1, with no more axes than ``rank``."""
+    array = const_array(value)
+    return array is not None and array.ndim <= rank and array.size == 1 and bool((array == 1).all())
+
+
+@rewrite("div", "reciprocal")
+def root_below(m: Match, rw: Rewriter) -> bool:
+    """div(x, sqrt(y)) => x * rsqrt(y), 1 / sqrt(y) => rsqrt(y): what divides is the smaller one."""
+    op = m.root
+    below = op.operands[-1]
+    root = made_by(below, "sqrt")
+    if root is None or below is None:
+        return False
+    if op.result.dtype is not dtypes.F32 or not available(rw, "rsqrt"):
+        return rw.fail("elements are {}, or there is no rsqrt", op.result.dtype)
+    if not sole_user(below):
+        return rw.fail("the root has other users")
+    rw.also(root)
+    inverse = rw.rsqrt(root.operands[0])
+    if op.name == "reciprocal" or _is_one(op.operands[0], below.rank or 0):
+        return settle(rw, op, inverse)
+    return settle(rw, op, rw.mul(op.operands[0], inverse))
