@@ -70,6 +70,8 @@ SELECT_V2 i8 u8 i16 | result
 REDUCE_MAX i8 u8 i16 | same
 REDUCE_MIN i8 u8 i16 | same
 TOPK_V2 i8 u8 | same
+PACK i8 u8 i16 | result
+UNPACK i8 u8 i16 | same
 SOFTMAX i8 u8 i16 | fixed
 LOGISTIC i8 u8 i16 | fixed
 TANH i8 u8 i16 | fixed

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 DATA = {"resize": (0,), "gather": (0,), "tile": (0,), "clip": (0,), "quantize_linear": (0,)}
 """Operands that hold data, where those of f32 are not all there are."""
 
+LAYERS = ("conv_nhwc", "conv_transpose_nhwc", "gemm", "matmul", "fully_connected")
+"""Operations with weights."""
+
 HYBRID = "tflite.hybrid"
 """Metadata of what dequantizes weights that a kernel multiplies floats with: how it does so."""
 
@@ -98,10 +101,7 @@ def keeps_u8(module: Module) -> bool:
         params = params_of(op)
         if op.operands[0].dtype is not dtypes.U8 or const_tensor(op.operands[0]) is None:
             continue
-        layer = any(
-            u.name in ("conv_nhwc", "conv_transpose_nhwc", "gemm") and u.operands[1] is op.result
-            for u in op.result.users
-        )
+        layer = any(u.name in LAYERS and u.operands[1] is op.result for u in op.result.users)
         if layer and params is not None and any(z != SHIFT for z in params.zero):
             return True
     return False

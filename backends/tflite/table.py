@@ -12,6 +12,7 @@ from lepton_ir.backends.tflite import (
     table_products,
     table_quant,
     table_shape,
+    table_tensorflow,
 )
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ STRUCTURE = frozenset({"const", "return", "yield", "identity"})
 @functools.cache
 def rows() -> dict[str, Row]:
     """Return the row of each operation that has one."""
-    layers = (table_nn, table_products, table_quant)
+    layers = (table_nn, table_products, table_quant, table_tensorflow)
     families = (table_elementwise, table_shape, *layers, control)
     return {name: row for family in families for name, row in family.ROWS.items()}
 

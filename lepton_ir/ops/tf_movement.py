@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir import dims, dtypes
+from lepton_ir.infer import content_of
 from lepton_ir.opdef import Int, op
 from lepton_ir.ops._nn import Array, common_dtype, known_axis, merged, operand, require_rank
 from lepton_ir.ops._support import known, normalized
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from lepton_ir.builder import Builder
     from lepton_ir.dims import Dim
-    from lepton_ir.infer import InferContext
+    from lepton_ir.infer import Content, InferContext
     from lepton_ir.ir import Op, Value
 
 
@@ -49,7 +50,23 @@ def _decompose_pack(b: Builder, op: Op) -> list[Value]:
     return [b.concat(*(b.unsqueeze(v, [axis]) for v in values), axis=axis)]
 
 
-@op("pack(xs*)", infer=_infer_pack, traits="composite", decompose=_decompose_pack)
+def _pack_content(ctx: InferContext) -> Content | None:
+    """Return the elements of scalars behind each other."""
+    parts: list[Dim | None] = []
+    for value in ctx.values("xs"):
+        if value.rank != 0:
+            return None
+        parts.extend(content_of(value) or (None,))
+    return tuple(parts)
+
+
+@op(
+    "pack(xs*)",
+    infer=_infer_pack,
+    content=_pack_content,
+    traits="composite",
+    decompose=_decompose_pack,
+)
 def pack(*xs: Array, axis: Int = 0) -> Array:
     """Put operands of one shape behind each other along a new axis (TFLite PACK).
 
