@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from lepton_ir.backends.tflite.fusions import fused_activations
+from lepton_ir.backends.tflite.fusions import flattened, fused_activations, fused_squeezes
 from lepton_ir.backends.tflite.graph import Buffers, Graph, enum, widens
 from lepton_ir.backends.tflite.quantized import Integers, keeps_u8
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
@@ -87,8 +87,10 @@ class Emitter:
         main = self.module.main
         graph = Graph(self, str(main.meta.get("name") or self.module.name or "main"))
         graph.place = self.reserve()
-        graph.fused = fused_activations(main)
+        graph.fused = fused_activations(main) | fused_squeezes(main)
+        graph.views = flattened(main)
         self._skipped = {value.op for _, value in graph.fused.values()}
+        self._skipped |= {value.op for value in graph.views}
         results = [v for v in main.outputs if v is not None]
         names = dict(zip(results, main.output_names, strict=True))
         known = set(main.inputs)
@@ -110,7 +112,7 @@ class Emitter:
 
     def _plan(self, graph: Graph, block: Block) -> None:
         """Find what computes on integers, before the first tensor is made."""
-        found = Integers(block, graph.fused, keep_u8=self._keep_u8)
+        found = Integers(block, graph.fused, graph.views, keep_u8=self._keep_u8)
         found.prepare(graph)
         self._integers[block] = found
         for op in block.ops:

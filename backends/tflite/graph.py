@@ -107,6 +107,7 @@ class Graph:
 
     Attributes:
         index: the tensor of each value that has one; a caller may put values of its own here.
+        views: tensors that are read in place of values with the same elements.
         parameters: element type and quantization of values whose integers stand for numbers.
         alias: tensors that the operator being written reads and gives in place of some values.
         held: likewise constants of integers, with their parameters, that it may rearrange.
@@ -125,6 +126,7 @@ class Graph:
         self.runtimes: list[tuple[str, int]] = []
         self.index: dict[Value, int] = {}
         self.fused: dict[Op, tuple[str, Value]] = {}
+        self.views: dict[Value, Value] = {}
         self.parameters: dict[Value, tuple[DType, Node]] = {}
         self.alias: dict[Value, int] = {}
         self.held: dict[Value, tuple[Value, Params]] = {}
@@ -149,6 +151,7 @@ class Graph:
             return self.alias[value]
         if value in self.held:
             return self.stored(*self.held[value])
+        value = self.views.get(value, value)
         found = self.index.get(value)
         if found is None:
             payload = const_tensor(value)
@@ -379,6 +382,16 @@ class Graph:
         fused = self.fused.get(op)
         return enum("ActivationFunctionType", "NONE" if fused is None else fused[0])
 
+    def shrunk(self, op: Op) -> int:
+        """Return the mask of the axes that a slice drops, as the squeeze behind it says."""
+        fused = self.fused.get(op)
+        squeeze = None if fused is None else fused[1].op
+        if squeeze is None or squeeze.name != "squeeze":
+            return 0
+        axes = const_tensor(squeeze.operands[1])
+        rank = op.results[0].rank or 1
+        return 0 if axes is None else sum({1 << int(a) % rank for a in axes.numpy().reshape(-1)})
+
     # -- operators ---------------------------------------------------------------------------------
 
     def add(
@@ -465,6 +478,7 @@ class Graph:
         """Return another subgraph of the model, which an operator of this one runs."""
         inner = Graph(self.emitter, name)
         inner.fused, inner.parameters = self.fused, self.parameters
+        inner.views = self.views
         inner.reference = self.reference
         inner.place = self.emitter.reserve()
         return inner

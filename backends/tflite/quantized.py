@@ -113,6 +113,7 @@ class Integers:
     Args:
         block: the block.
         activations: the activation that each operation is fused with, and its result.
+        views: values that are read in place of others with the same elements.
         keep_u8: data of u8 stays so.
 
     Attributes:
@@ -121,9 +122,15 @@ class Integers:
     """
 
     def __init__(
-        self, block: Block, activations: dict[Op, tuple[str, Value]], *, keep_u8: bool
+        self,
+        block: Block,
+        activations: dict[Op, tuple[str, Value]],
+        views: dict[Value, Value],
+        *,
+        keep_u8: bool,
     ) -> None:
         self.block = block
+        self.views = views
         self.activations = activations
         self.keep_u8 = keep_u8
         self.operators: dict[Op, Operator] = {}
@@ -141,6 +148,8 @@ class Integers:
     # -- deciding ----------------------------------------------------------------------------------
 
     def _consider(self, op: Op) -> None:
+        if op.results and op.results[0] in self.views:
+            return
         hybrid = self._hybrid(op)
         if hybrid is not None:
             self.operators[op] = hybrid
@@ -267,6 +276,7 @@ class Integers:
 
     def _codes(self, value: Value | None) -> Codes | None:
         """Return the integers that a value is made of in this block, if it is."""
+        value = value if value is None else self.views.get(value, value)
         if value in self._moved:
             return self._moved[value]
         op = None if value is None else value.op
@@ -309,12 +319,7 @@ class Integers:
         """Leave moves in float whose results no integer operator reads."""
         for op in reversed(list(self.operators)):
             values = [m.value for m in self.operators[op].results if m.value in self._moved]
-            read = any(
-                v in o.reads
-                for v in values
-                for u in v.users
-                if (o := self.operators.get(u)) is not None
-            )
+            read = any(found for v in values for found in self._reads(v))
             if values and not read:
                 del self.operators[op]
                 for value in values:
@@ -373,13 +378,24 @@ class Integers:
                 raise Unfit("the zero point of a result of i16 is not 0")
         return made
 
+    def _reads(self, value: Value) -> list[bool]:
+        """Return for each reader of a value whether it is an operator that reads its codes."""
+        found = []
+        for user in value.users:
+            seen = value
+            if user.results and user.results[0] in self.views:
+                (seen,) = user.results[:1]
+                (user,) = seen.users
+            operator = self.operators.get(user)
+            found.append(operator is not None and seen in operator.reads)
+        return found
+
     def _silence(self) -> None:
         """Find halves of pairs that need no operator: all that they are for is done without."""
         for op in self.block.ops:
             if op.name == "dequantize_linear":
-                value = op.result
-                users = [self.operators.get(u) for u in value.users]
-                if users and all(u is not None and value in u.reads for u in users):
+                readers = self._reads(op.result)
+                if readers and all(readers):
                     self._silent.add(op)
         for operator in self.operators.values():
             for made in operator.results:
@@ -461,8 +477,7 @@ class Integers:
         tensor = self._tensors.get(value)
         if tensor is None:
             return
-        readers = [self.operators.get(u) for u in value.users]
-        if any(r is None or value not in r.reads for r in readers):
+        if not all(self._reads(value)):
             g.add("DEQUANTIZE", [tensor], [g.value(value)])
 
     def _tensor(self, g: Graph, read: Read, operator: Operator) -> int:

@@ -173,7 +173,11 @@ def _slice(g: Graph, op: Op) -> None:
         return
     begin, end, stride, mask = plan
     inputs = [g.value(op.operands[0]), g.ints(begin), g.ints(end), g.ints(stride)]
-    g.add("STRIDED_SLICE", inputs, [g.result(op)], end_mask=mask)
+    shrunk = g.shrunk(op)
+    if shrunk:
+        g.add("STRIDED_SLICE", inputs, [g.result(op)], end_mask=mask, shrink_axis_mask=shrunk)
+    else:
+        g.add("STRIDED_SLICE", inputs, [g.result(op)], end_mask=mask)
 
 
 def _dynamic_slice(g: Graph, op: Op) -> None:
