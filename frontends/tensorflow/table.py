@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from lepton_ir.ir import Value
 
     Row = Callable[..., Value | Sequence[Value]]
@@ -30,6 +30,8 @@ _MODULES = (
     "signal",
     "quant",
 )
+
+_STRUCTURE_MODULES = ("state", "control", "lists")
 
 ROWS: dict[str, Row] = {}
 """Operator to row."""
@@ -63,3 +65,45 @@ def load() -> dict[str, Row]:
                 importlib.import_module(f"{_PACKAGE}.{name}")
         _loaded = True
     return ROWS
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How a node is read that is no plain operation: control flow, variables, lists of tensors.
+
+    Attributes:
+        build: ``f(reader, scope, node, operands)`` returns the node's results.
+        needs: ``f(reader, scope, node)`` returns what is read before; by default the operands.
+    """
+
+    build: Callable[..., Sequence[Any]]
+    needs: Callable[..., Sequence[Any]] | None = None
+
+
+_STRUCTURES: dict[str, Structure] = {}
+
+
+def tf_structure(
+    *names: str, needs: Callable[..., Sequence[Any]] | None = None
+) -> Callable[..., Any]:
+    """Register how nodes of some operators are read that rows cannot express.
+
+    Raises:
+        ValueError: an operator has a way already.
+    """
+
+    def register(build: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
+        for name in names:
+            if name in _STRUCTURES:
+                raise ValueError(f"{name} is read in two ways")
+            _STRUCTURES[name] = Structure(build, needs)
+        return build
+
+    return register
+
+
+def structures() -> dict[str, Structure]:
+    """Return how nodes are read that have no row."""
+    for name in _STRUCTURE_MODULES:
+        importlib.import_module(f"lepton_ir.frontends.tensorflow.{name}")
+    return _STRUCTURES
