@@ -8,6 +8,9 @@ if __name__ != "lepton_ir.frontends":
 TABLE: dict[str, str] = {
     "lir": "lepton_ir.frontends.lir:load",
     "tflite": "lepton_ir.frontends.tflite.reader:load",
+    "saved_model": "lepton_ir.frontends.tensorflow.reader:load",
+    "pb": "lepton_ir.frontends.tensorflow.reader:load",
+    "pbtxt": "lepton_ir.frontends.tensorflow.reader:load",
     "keras": "lepton_ir.frontends.keras.reader:load",
     "h5": "lepton_ir.frontends.keras.reader:load",
     "hdf5": "lepton_ir.frontends.keras.reader:load",

@@ -30,6 +30,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (4, b"TFL3", "tflite"),
     (0, b"\x89HDF\r\n\x1a\n", "h5"),
 )
+_SAVED_MODEL = b"\x08\x01\x12"
 _ZIP = b"PK\x03\x04"
 
 
@@ -60,8 +61,10 @@ def format_of(path: str) -> str:
     """
     known = plugins.names("frontends")
     suffix = os.path.splitext(path)[1].lstrip(".").lower()
-    if suffix in known:
+    if suffix in known and suffix != "pb":  # ONNX files have this suffix as well
         return suffix
+    if os.path.isdir(path):
+        return "saved_model"
     if os.path.isfile(path):
         try:
             with open(path, "rb") as file:
@@ -86,10 +89,21 @@ def _zip_format(path: str) -> str:
 
 def _format_of_bytes(head: bytes) -> str:
     known = plugins.names("frontends")
+    if "pb" in known and (head.startswith(_SAVED_MODEL) or _is_graph(head)):
+        return "pb"
     for offset, magic, name in _MAGIC:
         if head[offset : offset + len(magic)] == magic and name in known:
             return name
     return DEFAULT_FORMAT
+
+
+def _is_graph(head: bytes) -> bool:
+    """Return whether bytes begin with a node of TensorFlow: a length, and its name."""
+    if head[:1] != b"\n":
+        return False
+    end = next((i for i, byte in enumerate(head[1:], 1) if byte < 128), len(head)) + 1
+    name = head[end + 2 :]
+    return head[end : end + 1] == b"\n" and all(32 < c < 127 or c == 0x12 for c in name[:4])
 
 
 def load(path: str | os.PathLike[str] | bytes, *, format: str = "", **options: Any) -> Module:

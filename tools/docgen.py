@@ -227,6 +227,18 @@ def keras_page() -> str:
     return "\n".join(lines)
 
 
+def tensorflow_page() -> str:
+    """Return docs/tensorflow.md."""
+    from lepton_ir.frontends import tensorflow
+    from lepton_ir.frontends.tensorflow import table
+    from lepton_ir.frontends.tensorflow.graph import CALLS
+
+    names = sorted({*table.load(), *table.structures(), *CALLS})
+    lines = [_NOTICE, "# TensorFlow", "", tensorflow.__doc__ or ""]
+    lines += [f"## Operators: {len(names)}", "", ", ".join(f"`{n}`" for n in names), ""]
+    return "\n".join(lines)
+
+
 def tflite_page() -> str:
     """Return docs/tflite.md."""
     from lepton_ir.backends.tflite import table as written
@@ -260,6 +272,7 @@ PAGES = {
     "ops.md": ops_page,
     "pytorch.md": torch_page,
     "keras.md": keras_page,
+    "tensorflow.md": tensorflow_page,
     "tflite.md": tflite_page,
 }
 

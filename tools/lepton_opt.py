@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         "model",
         nargs="?",
         metavar="MODEL",
-        help="the model (.onnx, .pt2, .keras, .h5, .tflite, .lir)",
+        help="the model (.onnx, .pt2, .keras, .h5, .pb, .tflite, .lir, a SavedModel folder)",
     )
     p.add_argument("-o", "--output", metavar="OUT", help="output file (MODEL.opt.onnx)")
     p.add_argument("--passes", default="O2", metavar="PIPELINE", help="what to do (O2)")
@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         "--signature",
         default="",
         metavar="KEY",
-        help="read this signature of a TFLite file as the model (its first subgraph)",
+        help="read this signature of a TFLite file or SavedModel (the first one, serving_default)",
     )
     p.add_argument(
         "--frontend", default="", metavar="NAME", help="what reads the model (by its content)"

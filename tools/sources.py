@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TAKES: dict[str, tuple[str, ...]] = {
     "keep_overridable": ("onnx", "pt2"),
-    "signature": ("tflite",),
+    "signature": ("tflite", "saved_model", "pb", "pbtxt"),
     "custom_layers": ("keras", "h5", "hdf5"),
 }
 """Options of frontends, and which have them."""

@@ -217,7 +217,7 @@ class GraphReader:
             if structure is not None:
                 found = structure.build(self, scope, node, operands)
             else:
-                found = self._row(scope, node, operands)
+                found = self.row(scope, node, operands)
             self._bind(scope, node, found)
         except LeptonError as error:
             error.where = error.where or node.describe()
@@ -299,7 +299,12 @@ class GraphReader:
 
     # -- nodes -------------------------------------------------------------------------------------
 
-    def _row(self, scope: Scope, node: Node, operands: Sequence[Slot]) -> Sequence[Slot]:
+    def row(self, scope: Scope, node: Node, operands: Sequence[Slot]) -> Sequence[Slot]:
+        """Build a node by its row; return its results.
+
+        Raises:
+            UnsupportedError: there is none, or an operand is no tensor.
+        """
         row = self.rows.get(node.op)
         if row is None:
             raise UnsupportedError(

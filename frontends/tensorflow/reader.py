@@ -127,12 +127,12 @@ class _ModelReader:
 
     def _frozen(self) -> tuple[list[tuple[str, Ref, TensorType]], list[tuple[str, Ref]]]:
         """Return inputs and outputs: placeholders, and nodes that nobody reads."""
+        read = {r.node for n in self.body.nodes.values() for r in self.body.operands(n)}
         inputs = [
             (n.name, Ref(n.name, 0), _placeholder_type(n))
             for n in self.body.nodes.values()
-            if n.op in _INPUTS
+            if n.op in _INPUTS and (n.name in read or n.attr("dtype") is not None)
         ]
-        read = {r.node for n in self.body.nodes.values() for r in self.body.operands(n)}
         ends = [n for n in self.body.nodes.values() if n.name not in read and n.op not in _SILENT]
         ends = [n for n in ends if n.op not in _FLOW_ALL] or [n for n in ends if n.op == "Exit"]
         if not ends:

@@ -68,15 +68,12 @@ def _read(
     raise UnsupportedError(f"reads {described(handle)}", code="tf-variable")
 
 
-@tf_structure("ResourceGather")
+@tf_structure("ResourceGather", "ResourceGatherNd")
 def _gather(
     reader: GraphReader, scope: Scope, node: Node, operands: Sequence[Slot]
 ) -> Sequence[Slot]:
-    handle, indices = operands
-    if node.attr("batch_dims", 0):
-        raise UnsupportedError("batch dims of a variable", code="tf-variable")
-    (table,) = _read(reader, scope, node, [handle])
-    return [scope.b.gather(table, indices, axis=0)]
+    handle, *rest = operands
+    return reader.row(scope, node, [*_read(reader, scope, node, [handle]), *rest])
 
 
 @tf_structure("VariableShape")

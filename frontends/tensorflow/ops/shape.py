@@ -30,21 +30,12 @@ if TYPE_CHECKING:
 # -- what changes nothing --------------------------------------------------------------------------
 
 
-@tf_op(
-    *("Identity", "StopGradient", "PreventGradient", "Snapshot", "CheckNumerics", "EnsureShape"),
-    *(
-        "CheckNumericsV2",
-        "Copy",
-        "DebugIdentity",
-        "PlaceholderWithDefault",
-        "_ParallelConcatUpdate",
-    ),
-)
+@tf_op("CheckNumerics", "CheckNumericsV2", "EnsureShape", "Copy", "DebugIdentity")
 def identity(b: TfBuilder, node: Node, x: Value, *_: Value) -> Any:
     return x
 
 
-@tf_op("IdentityN", "ShardingBarrier")
+@tf_op("ShardingBarrier")
 def identity_n(b: TfBuilder, node: Node, *xs: Value) -> Any:
     return list(xs)
 
