@@ -142,7 +142,8 @@ def test_onnxruntime_computes_what_litert_does(name: str, tmp_path: Path) -> Non
 # -- names, states, what stays opaque --------------------------------------------------------------
 
 
-def _custom() -> bytes:
+def custom_model() -> bytes:
+    """Return a model of one custom operator."""
     maker = Maker()
     x = T((2, 3))
     code = Node("OperatorCode", builtin_code=32, deprecated_builtin_code=32, custom_code="Mine")
@@ -153,7 +154,7 @@ def _custom() -> bytes:
 
 
 def test_custom_operators_stay_as_they_are_and_are_refused_by_name(tmp_path: Path) -> None:
-    module = lepton_ir.load(_custom())
+    module = lepton_ir.load(custom_model())
     op = next(o for o in module.walk() if o.definition is None)
     assert (op.name, op.version) == ("tflite.custom.Mine", 4)
     assert op.operands[1] is None
@@ -170,7 +171,8 @@ def test_custom_operators_stay_as_they_are_and_are_refused_by_name(tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def _signatures() -> bytes:
+def signature_model() -> bytes:
+    """Return a model of two subgraphs, each with a signature."""
     maker = Maker()
     x = T((2,))
     for name in ("double", "triple"):
@@ -192,7 +194,7 @@ def _signatures() -> bytes:
 
 
 def test_signatures_names_and_metadata_are_kept() -> None:
-    module = lepton_ir.load(_signatures())
+    module = lepton_ir.load(signature_model())
     assert list(module.functions) == ["main", "signature:sig_1"]
     main = module.main
     assert ([v.name for v in main.inputs], main.output_names) == (["in"], ["out"])
@@ -204,10 +206,10 @@ def test_signatures_names_and_metadata_are_kept() -> None:
     assert list(module.functions) == ["main", "signature:sig_1"]
     feeds = {"in": np.ones(2, np.float32)}
     assert run_list(module, feeds)[0].tolist() == [2, 2]
-    other = lepton_ir.load(_signatures(), signature="sig_1")
+    other = lepton_ir.load(signature_model(), signature="sig_1")
     assert run_list(other, feeds)[0].tolist() == [3, 3]
     with pytest.raises(LeptonError, match="no signature"):
-        lepton_ir.load(_signatures(), signature="sig_2")
+        lepton_ir.load(signature_model(), signature="sig_2")
 
 
 def test_variables_are_inputs_and_outputs() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from lepton_ir.backends.tflite import kept
 from lepton_ir.backends.tflite.fusions import flattened, fused_activations, fused_squeezes
 from lepton_ir.backends.tflite.graph import Buffers, Graph, enum, widens
+from lepton_ir.backends.tflite.opaque import CUSTOM_KEY, is_foreign, write_opaque
 from lepton_ir.backends.tflite.quantized import Integers, keeps_u8
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
+from lepton_ir.backends.tflite.variables import Variables
 from lepton_ir.backends.tflite.versions import newest, runtime_of
 from lepton_ir.backends.tflite.weights import TYPES
 from lepton_ir.diagnostics import UnsupportedError, shorten
@@ -21,10 +24,7 @@ from lepton_ir.types import TensorType
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lepton_ir.ir import Block, Module, Op, Value
-
-SIGNATURE = "serving_default"
-"""Name of the signature, where the source has none."""
+    from lepton_ir.ir import Block, Function, Module, Op, Value
 
 OPERATORS_KEY = "lepton.operators"
 """Metadata: for each subgraph a line of the numbers that its operators have in the provenance."""
@@ -44,6 +44,7 @@ class Emitter:
     def __init__(self, module: Module) -> None:
         self.module = module
         self.buffers = Buffers()
+        self.buffers.shares = len(module.functions) > 1
         self._graphs: list[Node | None] = []
         self._provenance = Provenance()
         self._references: list[list[str]] = []
@@ -58,16 +59,11 @@ class Emitter:
         Raises:
             UnsupportedError: an operation cannot be written; names it and says why.
         """
-        main = self.module.main
-        inputs, outputs = self._main()
-        names = [v.name or f"input_{i}" for i, v in enumerate(main.inputs)]
-        signature = Node(
-            "SignatureDef",
-            inputs=_maps(names, inputs),
-            outputs=_maps(main.output_names, outputs),
-            signature_key=SIGNATURE,
-            subgraph_index=0,
-        )
+        signatures: list[Node] = []
+        for function in self.module.functions.values():
+            if function is self.module.main or kept.signatures_of(function):
+                place, inputs, outputs = self._function(function)
+                signatures += kept.signatures(function, place, inputs, outputs)
         metadata = self._metadata()
         codes = [_code(builtin, version) for builtin, version in self.buffers.codes]
         return Node(
@@ -75,40 +71,57 @@ class Emitter:
             version=VERSION,
             operator_codes=codes,
             subgraphs=self._graphs,
-            description=str(self.module.meta.get("producer_name") or "lepton"),
+            description=kept.description(self.module),
             buffers=self.buffers.nodes,
             metadata=metadata,
-            signature_defs=[signature],
+            signature_defs=signatures,
         )
 
-    # -- the main graph ----------------------------------------------------------------------------
-
-    def _main(self) -> tuple[list[int], list[int]]:
-        main = self.module.main
-        graph = Graph(self, str(main.meta.get("name") or self.module.name or "main"))
+    def initial_subgraph(self, variables: Variables) -> int:
+        """Return the subgraph that assigns the first contents of a function's variables."""
+        graph = Graph(self, "initialize")
         graph.place = self.reserve()
-        graph.fused = fused_activations(main) | fused_squeezes(main)
-        graph.views = flattened(main)
+        variables.initialize(graph)
+        self.finish(graph, [], [])
+        return graph.place
+
+    # -- functions ---------------------------------------------------------------------------------
+
+    def _function(self, function: Function) -> tuple[int, list[int], list[int]]:
+        """Write a function; return its subgraph, and the tensors of inputs and outputs."""
+        variables = Variables(self, function)
+        graph = Graph(self, str(function.meta.get("name") or self.module.name or "main"))
+        graph.place = self.reserve()
+        graph.fused = fused_activations(function) | fused_squeezes(function)
+        graph.views = flattened(function)
         self._skipped = {value.op for _, value in graph.fused.values()}
         self._skipped |= {value.op for value in graph.views}
-        results = [v for v in main.outputs if v is not None]
-        names = dict(zip(results, main.output_names, strict=True))
-        known = set(main.inputs)
-        graph.want({v: n for v, n in names.items() if _is_made(v, known)})
-        self._plan(graph, main.block)
-        for value in main.inputs:
+        given, wanted = kept.tensor_names(function)
+        results = [
+            (v, n, t)
+            for v, n, t in zip(function.outputs, function.output_names, wanted, strict=True)
+            if v is not None and n not in variables.outputs
+        ]
+        inputs = [v for v in function.inputs if v not in variables.inputs]
+        known = set(function.inputs)
+        graph.want(dict(zip(inputs, given, strict=False)))
+        graph.want({v: t for v, _, t in results if _is_made(v, known)})
+        self._plan(graph, function.block)
+        for value in function.inputs:
             self._check_type(value)
-        inputs = [graph.value(v) for v in main.inputs]
-        self.operators(main.block, graph)
+        taken = [graph.value(v) for v in inputs]
+        variables.begin(graph)
+        self.operators(function.block, graph)
         outputs: list[int] = []
-        for value, name in zip(results, main.output_names, strict=True):
+        for value, name, tensor in results:
             index = self._output(graph, value, name)
             if index in outputs or not _is_made(value, known):
                 graph.reference = ""
-                index = graph.copy(value, index, name)
+                index = graph.copy(value, index, tensor)
             outputs.append(index)
-        self.finish(graph, inputs, outputs)
-        return inputs, outputs
+        variables.finish(graph)
+        self.finish(graph, taken, outputs)
+        return graph.place, taken, outputs
 
     def _plan(self, graph: Graph, block: Block) -> None:
         """Find what computes on integers, before the first tensor is made."""
@@ -152,6 +165,9 @@ class Emitter:
                     f"tflite cannot write it: {reason}", code="tflite-export", where=describe(op)
                 )
             graph.reference = self._reference(op)
+            if is_foreign(op):
+                write_opaque(graph, op)
+                continue
             write = rows()[op.name].write
             try:
                 if not integers.write(graph, op, write):
@@ -206,6 +222,8 @@ class Emitter:
         rest = {k: v for k, v in given.items() if k not in entries}
         if rest:
             entries["lepton.metadata"] = json.dumps(rest, ensure_ascii=False).encode()
+        for name, data in kept.metadata(self.module):
+            entries.setdefault(name, data)
         return [
             Node("Metadata", name=name, buffer=self.buffers.add(data))
             for name, data in entries.items()
@@ -221,11 +239,10 @@ def _is_made(value: Value, inputs: set[Value]) -> bool:
     return value not in inputs and value.op is not None and value.op.name != "const"
 
 
-def _maps(names: list[str], tensors: list[int]) -> list[Node]:
-    return [Node("TensorMap", name=n, tensor_index=t) for n, t in zip(names, tensors, strict=True)]
-
-
 def _code(builtin: str, version: int) -> Node:
+    if builtin.startswith(CUSTOM_KEY):
+        name = builtin.removeprefix(CUSTOM_KEY)
+        return _code("CUSTOM", version).replace(custom_code=name)
     number = enum("BuiltinOperator", builtin)
     return Node(
         "OperatorCode",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,12 +48,17 @@ def type_number(dtype: DType) -> int:
 
 
 class Buffers:
-    """The buffers and operator codes of a model; small equal buffers are one."""
+    """The buffers and operator codes of a model; small equal buffers are one.
+
+    Attributes:
+        shares: whether large ones are, too: those of functions that were optimized apart.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[Node] = [Node("Buffer")]
         self.codes: dict[tuple[str, int], int] = {}
         self.mapped = Mapped()
+        self.shares = False
         self._small: dict[bytes, int] = {}
         self._large: dict[tuple[int, str], tuple[Any, int]] = {}
 
@@ -61,11 +67,11 @@ class Buffers:
         view = memoryview(data).cast("B")
         if not len(view):
             return self._append(view)
-        if len(view) > _SHARED:
+        if len(view) > _SHARED and not self.shares:
             return self._append(view)
-        key = bytes(view)
+        key = bytes(view) if len(view) <= _SHARED else hashlib.sha256(view).digest()
         if key not in self._small:
-            self._small[key] = self._append(memoryview(key))
+            self._small[key] = self._append(memoryview(key) if len(view) <= _SHARED else view)
         return self._small[key]
 
     def of(self, tensor: Tensor, form: str = "") -> int | None:
@@ -482,6 +488,18 @@ class Graph:
         inner.reference = self.reference
         inner.place = self.emitter.reserve()
         return inner
+
+    def given_rank(self, value: Value) -> int:
+        """Return the tensor of a value whose rank nobody may know, as in what was read."""
+        if value.shape is not None or value in self.index:
+            return self.value(value)
+        assert value.dtype is not None
+        known = self.parameters.get(value)
+        name = self.wanted.get(value) or self._unique(value.name or "tensor")
+        index = self._tensor(value.dtype, [], 0, name, None if known is None else known[1])
+        self.tensors[index] = self.tensors[index].replace(has_rank=None)
+        self.index[value] = index
+        return index
 
     def given(self, value: Value) -> int:
         """Return the tensor of a value that the caller gives."""

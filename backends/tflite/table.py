@@ -14,6 +14,7 @@ from lepton_ir.backends.tflite import (
     table_shape,
     table_tensorflow,
 )
+from lepton_ir.backends.tflite.opaque import is_foreign
 
 if TYPE_CHECKING:
     from lepton_ir.backends.tflite.row import Row
@@ -34,6 +35,8 @@ def rows() -> dict[str, Row]:
 def reason_against(op: Op) -> str:
     """Return why an operation cannot be written; ``""`` when it can."""
     if op.name in STRUCTURE:
+        return ""
+    if is_foreign(op):
         return ""
     if op.definition is None:
         return f"TFLite has no operator {op.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from lepton_ir.backends.tflite import kept
 from lepton_ir.backends.tflite.emit import Emitter
 from lepton_ir.diagnostics import LeptonError, shorten
 from lepton_ir.formats.tflite.validate import validate
@@ -25,7 +26,7 @@ def save(module: Module, path: str | os.PathLike[str]) -> None:
     model = Emitter(module).model()
     validate(model)
     try:
-        write_file(model, target)
+        write_file(model, target, archive=kept.archive(module))
     except OSError as error:
         raise LeptonError(
             f"cannot write: {error.strerror or error}", where=shorten(target, 200), code="write"

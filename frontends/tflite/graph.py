@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from lepton_ir.frontends.tflite.state import StateKey, States
     from lepton_ir.ir import Block, Function
+    from lepton_ir.tensors import Tensor
 
 CODE = "tflite-operator"
 RULE = "tflite"
@@ -73,12 +74,14 @@ class Shared:
         budget: what reading it may still cost.
         tensors: information on the tensors of each subgraph that was looked at.
         hybrid: operators that quantize their operand while they run, which the IR does not say.
+        payloads: contents of buffers by type: tensors of several subgraphs share them.
     """
 
     model: Node
     budget: Budget
     tensors: dict[int, list[TensorInfo]] = field(default_factory=dict)
     hybrid: int = 0
+    payloads: dict[Any, Tensor] = field(default_factory=dict)
 
     def infos(self, subgraph: int) -> list[TensorInfo]:
         """Return information on every tensor of a subgraph."""
@@ -87,7 +90,9 @@ class Shared:
             nodes = self.model.subgraphs[subgraph].tensors or ()
             names, buffers = unique_names(nodes), self.model.buffers or ()
             found = [
-                TensorInfo(i, name, node, buffers[node.buffer].data if buffers else None)
+                TensorInfo(
+                    i, name, node, buffers[node.buffer].data if buffers else None, self.payloads
+                )
                 for i, (name, node) in enumerate(zip(names, nodes, strict=True))
             ]
             self.tensors[subgraph] = found
@@ -312,7 +317,9 @@ class GraphReader:
         self.block.append(op)
         for info, value in zip(call.outputs, op.results, strict=True):
             if info is not None and info.dtype is not None:
-                value.type = TensorType(info.dtype, None)
+                # The file is the contract of what its runtime's own kernels give.
+                stated = bool(info.shape or info.node.has_rank)
+                value.type = TensorType(info.dtype, info.shape if stated else None)
         return op
 
 

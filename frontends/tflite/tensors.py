@@ -97,7 +97,7 @@ class TensorInfo:
 
     __slots__ = (
         "_buffer",
-        "_payload",
+        "_payloads",
         "dtype",
         "index",
         "is_variable",
@@ -107,7 +107,14 @@ class TensorInfo:
         "shape",
     )
 
-    def __init__(self, index: int, name: str, node: Node, buffer: memoryview | None) -> None:
+    def __init__(
+        self,
+        index: int,
+        name: str,
+        node: Node,
+        buffer: memoryview | None,
+        payloads: dict[Any, Tensor],
+    ) -> None:
         self.index = index
         self.name = name
         self.node = node
@@ -116,7 +123,7 @@ class TensorInfo:
         self.shape = _shape(node)
         self.is_variable = bool(node.is_variable)
         self._buffer = buffer
-        self._payload: Tensor | None = None
+        self._payloads = payloads
         self.quantization = self._quantized()
 
     @property
@@ -165,9 +172,12 @@ class TensorInfo:
         Raises:
             InvalidModelError: the contents do not fit the type.
         """
-        if self._payload is None:
-            self._payload = self._read()
-        return self._payload
+        sparse = id(self.node) if self.node.sparsity is not None else None
+        key = (self.node.buffer, self.dtype, self.shape, sparse)
+        found = self._payloads.get(key)
+        if found is None:
+            found = self._payloads[key] = self._read()
+        return found
 
     def _read(self) -> Tensor:
         data, dtype = self._buffer, self.dtype
