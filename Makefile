@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs unit golden rules bench conformance clean
+.PHONY: help demo test check docs unit golden rules bench conformance oracle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,17 @@ bench: $(STAMP) ## measure speed, memory and start-up; MODELS='DIR ...' PEERS=on
 
 conformance: $(STAMP) ## the exhaustive, slow runs
 	$(PY) -m pytest -n $(JOBS) -m slow
+
+oracle: $(STAMP) ## build environments of PyTorch and TensorFlow and compare with them (gigabytes); ZOO=make_zoo.py
+	for name in torch tf; do test -d .cache/oracle/$$name || $(PYTHON) -m venv .cache/oracle/$$name; done
+	.cache/oracle/torch/bin/pip install -q numpy torch==2.13.0 $(if $(ZOO),transformers onnx pillow sympy pyyaml huggingface_hub safetensors)
+	$(if $(ZOO),.cache/oracle/torch/bin/pip install -q --no-deps timm)
+	.cache/oracle/tf/bin/pip install -q tensorflow-cpu==2.21.0
+	.cache/oracle/torch/bin/python tests/oracle/torch_ops.py .cache/oracle/torch_ops.tar.xz
+	.cache/oracle/tf/bin/python tests/oracle/keras_layers.py .cache/oracle/keras_layers.tar.xz
+	$(if $(ZOO),.cache/oracle/torch/bin/python tests/oracle/torch_nets.py $(ZOO) .cache/oracle/nets)
+	LEPTON_ORACLE=.cache/oracle LEPTON_TORCH_NETS=.cache/oracle/nets $(PY) -m pytest -n $(JOBS) -m "slow or not slow" \
+		tests/test_torch.py tests/test_keras.py
 
 clean: ## remove the environment, builds and caches
 	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis ./*.egg-info

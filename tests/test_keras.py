@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import zipfile
@@ -26,7 +27,8 @@ from lepton_ir.ir import Module
 
 h5py = pytest.importorskip("h5py")
 
-CASES = Path(__file__).parent / "data" / "keras_layers.tar.xz"
+DATA = Path(os.environ.get("LEPTON_ORACLE", Path(__file__).parent / "data"))
+CASES = DATA / "keras_layers.tar.xz"
 
 
 @cache

@@ -26,7 +26,9 @@ from lepton_ir.frontends.torch import table
 from lepton_ir.interp import run_list
 from lepton_ir.ir import Module
 
-CASES = Path(__file__).parent / "data" / "torch_ops.tar.xz"
+DATA = Path(os.environ.get("LEPTON_ORACLE", Path(__file__).parent / "data"))
+CASES = DATA / "torch_ops.tar.xz"
+NETS = Path(os.environ.get("LEPTON_TORCH_NETS", "nowhere"))
 _NEWER = ("cumprod",)
 """Operators of opsets that onnxruntime has no kernels for."""
 
@@ -318,3 +320,28 @@ def test_operators_without_a_row_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(UnsupportedError, match=r"acme\.boom"):
         load(path)
+
+
+# -- networks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(NETS.glob("*.pt2")), ids=lambda p: p.stem)
+def test_networks_err_no_more_than_torch(path: Path, tmp_path: Path) -> None:
+    """``LEPTON_TORCH_NETS`` is a folder that ``tests/oracle/torch_nets.py`` wrote."""
+    ort = pytest.importorskip("onnxruntime")
+    data = np.load(path.parent / f"{path.stem.removesuffix('.core')}.npz")
+    given = [data[k] for k in data if k.startswith("in")]
+    wide = [data[k] for k in data if k.startswith("wide")]
+    narrow = [data[k] for k in data if k.startswith("out")]
+    module = load(path)
+    feeds = feeds_of(module, given)
+    run_passes(module, "O2,legalize")
+    save(module, tmp_path / "net.onnx")
+    session = ort.InferenceSession(str(tmp_path / "net.onnx"))
+    found = session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})
+    for got, own, exact in zip(found, narrow, wide, strict=False):
+        scale = np.abs(exact).max(initial=1e-30)
+        error = np.abs(got - exact).max(initial=0) / scale
+        # Below a few roundings of the largest element, who errs less is luck.
+        assert error <= max(2 * np.abs(own - exact).max(initial=0) / scale, 2e-6)
