@@ -210,8 +210,8 @@ class Graph:
         return self._dynamic(dtype, shape, self._unique(name), quantization)
 
     def _dynamic(self, dtype: DType, shape: Shape, name: str, quantization: Node | None) -> int:
-        static = [d if isinstance(d, int) else 1 for d in shape]
-        signature = [d if isinstance(d, int) else -1 for d in shape]
+        static = [d if isinstance(d, int) and d >= 0 else 1 for d in shape]
+        signature = [d if isinstance(d, int) and d >= 0 else -1 for d in shape]
         return self._tensor(
             dtype,
             static,

@@ -12,6 +12,7 @@ from lepton_ir.backends.tflite import (
     lower_nn,
     lower_quant,
     lower_rnn,
+    lower_sample,
     lower_shape,
     lower_tensor,
 )
@@ -35,6 +36,7 @@ def lowerings() -> Mapping[str, Callable[[Any, Any], Any]]:
         **lower_loop.LOWERINGS,
         **lower_rnn.LOWERINGS,
         **lower_quant.LOWERINGS,
+        **lower_sample.LOWERINGS,
     }
     wide = {
         n: widened(rows(), n, own.get(n) or _table(n))

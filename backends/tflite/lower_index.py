@@ -70,8 +70,10 @@ def _grid(shape: tuple[int, ...], axis: int, stride: int) -> Any:
 def _gather_elements(b: Builder, op: Op) -> list[Value]:
     """The place in the flattened x: that along the axis times its stride, the others known."""
     x, indices = operand(op, 0), operand(op, 1)
+    axis = op.attr("axis") % rank_of(x)
+    if not all(isinstance(d, int) for d in (*shape_of(x), *shape_of(indices))):
+        return [_gathered(b, x, indices, axis)]
     shape, found = static_shape(x), static_shape(indices)
-    axis = op.attr("axis") % len(shape)
     strides = [int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape))]
     rest = np.zeros([1] * len(shape), np.int64)
     for i in range(len(shape)):
@@ -82,6 +84,28 @@ def _gather_elements(b: Builder, op: Op) -> list[Value]:
     place = b.add(place, b.const(rest)) if rest.any() else place
     # Every part is proven not to be negative, so the sum is known to be a place.
     return [b.gather(b.reshape(x, i64(b, -1)), place, axis=0)]
+
+
+def _gathered(b: Builder, x: Value, indices: Value, axis: int) -> Value:
+    """As above where sizes are known to the runtime only."""
+    rank = rank_of(x)
+    vector = sizes(b, x)
+    total: Value | None = None
+    for i in range(rank):
+        if i == axis:
+            place = b.cast(wrapped(b, indices, x, axis), to=dtypes.I64)
+        elif shape_of(indices)[i] == 1:
+            continue
+        else:
+            ones = [1] * rank
+            ones[i] = -1
+            place = b.reshape(line(b, indices, i), i64(b, *ones))
+        if i < rank - 1:
+            rest = b.slice(vector, i64(b, i + 1), i64(b, rank))
+            place = b.mul(place, b.reduce_prod(rest, i64(b, 0), keepdims=True))
+        total = place if total is None else b.add(total, place)
+    found: Value = b.gather(b.reshape(x, i64(b, -1)), total, axis=0)
+    return found
 
 
 def _nd_wrapped(b: Builder, x: Value, indices: Value, first: int = 0) -> Value:
@@ -245,7 +269,7 @@ def _one_hot(b: Builder, op: Op) -> list[Value]:
     return [b.where(hot, on, off)]
 
 
-def _line(b: Builder, x: Value, axis: int) -> Value:
+def line(b: Builder, x: Value, axis: int) -> Value:
     """Build 0 .. size - 1 of an axis."""
     size = shape_of(x)[axis]
     if isinstance(size, int):
@@ -269,8 +293,8 @@ def _trilu(b: Builder, op: Op) -> list[Value]:
         distance = np.arange(columns)[None, :] - np.arange(rows)[:, None]
         mask = b.const(distance >= shift[0] if upper else distance <= shift[0])
     else:
-        row = b.unsqueeze(_line(b, x, rank - 2), i64(b, 1))
-        column = b.unsqueeze(_line(b, x, rank - 1), i64(b, 0))
+        row = b.unsqueeze(line(b, x, rank - 2), i64(b, 1))
+        column = b.unsqueeze(line(b, x, rank - 1), i64(b, 0))
         if k is not None:
             row = b.add(row, k)
         compare = "greater_or_equal" if upper else "less_or_equal"
@@ -279,7 +303,11 @@ def _trilu(b: Builder, op: Op) -> list[Value]:
 
 
 def _eye_like(b: Builder, op: Op) -> list[Value]:
-    y = op.results[0]
+    x, y = operand(op, 0), op.results[0]
+    if not all(isinstance(d, int) for d in shape_of(y)):
+        row, column = line(b, x, 0), line(b, x, 1)
+        moved = b.add(b.unsqueeze(row, i64(b, 1)), b.const(np.asarray(op.attr("k"), np.int64)))
+        return [b.cast(b.equal(b.unsqueeze(column, i64(b, 0)), moved), to=dtype_of(y))]
     rows, columns = static_shape(y)
     return [b.const(np.eye(rows, columns, op.attr("k")).astype(dtype_of(y).numpy))]
 

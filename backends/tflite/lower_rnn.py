@@ -109,6 +109,8 @@ def _row(b: Builder, value: Value | None, index: int) -> Value | None:
 def _recurrent(b: Builder, op: Op) -> list[Value]:
     """Each direction is a loop over the shares of the input, which are computed at once."""
     x, w, r = (operand(op, i) for i in range(3))
+    if dtype_of(x) is dtypes.F16:
+        return _in_f32(b, op)
     if dtype_of(x) is not dtypes.F32:
         raise ValueError(f"there are no recurrent layers of {x.dtype}")
     if 0 in shape_of(x):
@@ -140,6 +142,16 @@ def _recurrent(b: Builder, op: Op) -> list[Value]:
         results[0] = b.transpose(results[0], perm=(2, 0, 1, 3))
         results[1:] = [b.transpose(v, perm=(1, 0, 2)) for v in results[1:]]
     return results[: len(op.results)]
+
+
+def _in_f32(b: Builder, op: Op) -> list[Value]:
+    """Layers of f16 are computed in f32."""
+    wide = [
+        b.cast(v, to=dtypes.F32) if v is not None and v.dtype is dtypes.F16 else v
+        for v in op.operands
+    ]
+    made = b.build(op.name, *wide, results=len(op.results), **op.attrs)
+    return [b.cast(v, to=dtypes.F16) for v in made.results]
 
 
 def _turned(b: Builder, op: Op, x: Value) -> Value:

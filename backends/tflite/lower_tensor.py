@@ -148,7 +148,19 @@ def _joined(
     c = _grouped(b, y, right, [batch, inner, columns], dims)
     product = b.matmul(a, c)
     order = [*batch, *rows, *columns]
-    return _unfolded(b, product, [dims[k] for k in order]), "".join(order)
+    wanted = [dims[k] for k in order]
+    if sum(not isinstance(d, int) for d in wanted) <= 1:
+        return _unfolded(b, product, wanted), "".join(order)
+    vector = [_size_of(b, c, (x, left), (y, right)) for c in order]
+    return b.reshape(product, b.concat(*vector, axis=0)), "".join(order)
+
+
+def _size_of(b: Builder, label: str, *terms: tuple[Value, str]) -> Value:
+    """Build the size of a label as a vector of one element."""
+    value, term = next(t for t in terms if label in t[1])
+    axis = term.index(label)
+    found: Value = b.slice(b.shape(value), i64(b, axis), i64(b, axis + 1))
+    return found
 
 
 def _count(labels: Sequence[str], dims: dict[str, Any]) -> int:
@@ -166,7 +178,17 @@ def _grouped(
     order = [c for group in groups for c in group]
     if list(term) != order:
         value = b.transpose(value, perm=[term.index(c) for c in order])
-    return _unfolded(b, value, [_count(group, dims) for group in groups])
+    counts = [_count(group, dims) for group in groups]
+    if counts.count(-1) <= 1:
+        return _unfolded(b, value, counts)
+    vector = b.shape(value)
+    parts, at = [], 0
+    for group in groups:
+        own = b.slice(vector, i64(b, at), i64(b, at + len(group)))
+        parts.append(b.reduce_prod(own, i64(b, 0), keepdims=True) if group else i64(b, 1))
+        at += len(group)
+    found: Value = b.reshape(value, b.concat(*parts, axis=0))
+    return found
 
 
 def _unfolded(b: Builder, value: Value, wanted: Sequence[Any]) -> Value:

@@ -495,6 +495,26 @@ def _one_hot_fits(op: Op) -> str:
     return _safe(op.operands[0])
 
 
+def _suppression(g: Graph, op: Op) -> None:
+    inputs = [g.value(v) for v in op.operands]
+    outputs = [g.result(op, i) for i in range(len(op.results))]
+    if len(op.operands) > 5:
+        g.add("NON_MAX_SUPPRESSION_V5", inputs, outputs)
+    else:
+        g.add("NON_MAX_SUPPRESSION_V4", inputs, [outputs[0], outputs[2]])
+
+
+def _suppression_kind(op: Op) -> str:
+    return f"NON_MAX_SUPPRESSION_V{5 if len(op.operands) > 5 else 4}"
+
+
+def _suppression_fits(op: Op) -> str:
+    unused = op.results[1].first_use is None
+    if len(op.results) < 3 or (len(op.operands) < 6 and not unused):
+        return "NON_MAX_SUPPRESSION_V4 does not give the scores"
+    return "" if all(v is None or v.rank == 0 for v in op.operands[2:]) else "no scalars"
+
+
 ROWS = {
     "reshape": Row("RESHAPE", _reshape, _reshape_fits, empty=True),
     "squeeze": Row("SQUEEZE", _squeeze, _squeeze_fits, empty=True),
@@ -514,6 +534,7 @@ ROWS = {
     "scatter_nd": Row("SCATTER_ND", _scatter_nd, _scatter_nd_fits),
     "one_hot": Row("ONE_HOT", _one_hot, _one_hot_fits, judged=2),
     "top_k": Row("TOPK_V2", _top_k, _top_k_fits),
+    "soft_non_max_suppression": Row(_suppression_kind, _suppression, _suppression_fits),
     "arg_max": Row("ARG_MAX", _arg, _arg_fits),
     "arg_min": Row("ARG_MIN", _arg, _arg_fits),
     "cum_sum": Row("CUMSUM", _cum_sum),
