@@ -344,3 +344,21 @@ def test_branches_and_loops_are_given_what_they_read(tmp_path: Path) -> None:
     for given, outputs in zip(feeds, found, strict=True):
         for a, c in zip(run_list(reference, given), outputs, strict=True):
             np.testing.assert_allclose(c, a, rtol=1e-5)
+
+
+def test_views_are_not_overwritten(tmp_path: Path) -> None:
+    def build(b: Builder, v: dict[str, Value]) -> tuple[Value, ...]:
+        one = np.ones(1, np.int64)
+        a = b.add(b.add(v["x"], one), one)
+        views = b.reshape(a, [-1]), b.unsqueeze(a, [0]), b.squeeze(b.unsqueeze(a, [0]), [0])
+        used = (b.concat(b.mul(s, 3), b.sub(s, 2), axis=0) for s in views)
+        return (*used, b.neg(a))
+
+    module = module_of({"x": (2, 3)}, build, dtypes.I64)
+    feeds = [{"x": np.arange(6).reshape(2, 3)}]
+    expected = run_list(module, feeds[0])
+    saved(tmp_path, "net", lowered(module), feeds)
+    found = run_files(tmp_path, ["net"])["net"]
+    assert not isinstance(found, str), found
+    for a, c in zip(expected, found[0], strict=True):
+        np.testing.assert_array_equal(c, a)

@@ -10,6 +10,7 @@ from lepton_ir.backends.tflite.fusions import flattened, fused_activations, fuse
 from lepton_ir.backends.tflite.graph import Buffers, Graph, enum, widens
 from lepton_ir.backends.tflite.opaque import CUSTOM_KEY, is_foreign, write_opaque
 from lepton_ir.backends.tflite.quantized import Integers, keeps_u8
+from lepton_ir.backends.tflite.sharing import endangered
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
 from lepton_ir.backends.tflite.variables import Variables
 from lepton_ir.backends.tflite.versions import newest, runtime_of
@@ -171,6 +172,8 @@ class Emitter:
             write = rows()[op.name].write
             try:
                 if not integers.write(graph, op, write):
+                    for value in endangered(op):
+                        graph.separate(value)
                     write(graph, op)
             except UnsupportedError as error:
                 error.where = error.where or describe(op)

@@ -535,6 +535,15 @@ class Graph:
             self.add("CAST", [index], [copy], in_data_type=kind, out_data_type=kind)
         return copy
 
+    def separate(self, value: Value) -> None:
+        """Let a value be read from a copy from now on; a view would share its memory."""
+        assert value.dtype is not None
+        assert value.shape is not None
+        copy = self.temporary(value.dtype, value.shape, f"{value.name or 'view'}_copy")
+        kind = type_number(value.dtype)
+        self.add("CAST", [self.value(value)], [copy], in_data_type=kind, out_data_type=kind)
+        self.index[value] = copy
+
     # -- pieces ------------------------------------------------------------------------------------
 
     def _tensor(

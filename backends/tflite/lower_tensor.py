@@ -236,10 +236,23 @@ def _resize(b: Builder, op: Op) -> list[Value]:
     if found is not None:
         return [found]
     known = [None if v is None else const_array(v) for v in op.operands[1:]]
-    if any(v is not None and k is None for v, k in zip(op.operands[1:], known, strict=True)):
-        raise ValueError("scales, sizes or the region are not constants")
     roi, scales, sizes = (known + [None] * 3)[:3]
-    shape = static_shape(x)
+    given = optional(op, 3)
+    shape = [d if isinstance(d, int) else 1 for d in shape_of(x)]
+    if given is not None and sizes is None:
+        sizes = _stated_sizes(op)
+    if any(
+        v is not None and k is None
+        for v, k in zip(
+            (optional(op, 1), optional(op, 2), given), (roi, scales, sizes), strict=True
+        )
+    ):
+        raise ValueError("scales, sizes or the region are not constants")
+    if any(
+        not isinstance(old, int) and old != new
+        for old, new in zip(shape_of(x), shape_of(op.results[0]), strict=True)
+    ):
+        raise ValueError("a size that changes is not known")
     dtype = dtype_of(x)
     value = x
     outside: list[tuple[int, Any]] = []
@@ -263,6 +276,17 @@ def _resize(b: Builder, op: Op) -> list[Value]:
     return [value if value is not x else b.identity(x)]
 
 
+def _stated_sizes(op: Op) -> Any:
+    """Return the new sizes where only those that stay are unknown, which count as 1."""
+    old, new = shape_of(operand(op, 0)), shape_of(op.results[0])
+    axes = range(len(old)) if op.attr("axes") is None else op.attr("axes")
+    if any(not isinstance(new[a], int) and new[a] != old[a] for a in axes):
+        return None
+    if any(new[a] is None for a in axes):
+        return None
+    return np.asarray([d if isinstance(d := new[a], int) else 1 for a in axes], np.int64)
+
+
 def _mixed(b: Builder, x: Value, axis: int, size: int, indexes: Any, weights: Any) -> Value:
     """Multiply one axis by the matrix of weights."""
     matrix = np.zeros((size, len(indexes)), np.float64)
@@ -271,7 +295,7 @@ def _mixed(b: Builder, x: Value, axis: int, size: int, indexes: Any, weights: An
     rank = rank_of(x)
     perm = [*(i for i in range(rank) if i != axis), axis]
     moved = x if axis == rank - 1 else b.transpose(x, perm=perm)
-    lead = static_shape(moved)[:-1]
+    lead = static_shape(moved)[:-1] if rank > 4 else ()
     flat = b.reshape(moved, i64(b, -1, size)) if rank > 4 else moved
     flat = b.unsqueeze(flat, i64(b, 0)) if rank == 1 else flat
     y = b.matmul(flat, b.const(matrix.astype(np.float32)))
