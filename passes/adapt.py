@@ -10,7 +10,8 @@ import numpy as np
 from lepton_ir import dtypes
 from lepton_ir.infer import const_array
 from lepton_ir.passes.decompose import decompose_body
-from lepton_ir.rewrite import RewritePass, Rule, RuleSet, apply_rules, rewrite
+from lepton_ir.passes.layout import batches
+from lepton_ir.rewrite import RewritePass, Rule, RuleSet, apply_rules, collect_rules, rewrite
 
 if TYPE_CHECKING:
     from lepton_ir.context import PassContext
@@ -117,17 +118,24 @@ class Adapt(RewritePass, name="adapt"):
     """Take operations apart that come from another format than the target's.
 
     Rules know the operations of ONNX; what TensorFlow Lite has beside them (pack, rsqrt, ...) would
-    stop them until it is written. Nothing happens to a model without such operations, nor where
+    stop them until it is written. Dilations spelled with blocks moved to batches become the
+    convolutions' own. Nothing happens to a model without such operations, nor where
     the target has them. Activations of i8 in what was read from a TFLite file become u8 for targets
     that like these better.
     """
 
     needs = "shapes"
-    rule_modules: ClassVar[tuple[str, ...]] = ("lepton_ir.passes.adapt",)
+    rule_modules: ClassVar[tuple[str, ...]] = (
+        "lepton_ir.passes.adapt",
+        "lepton_ir.passes.layout.batches",
+    )
 
     def run(self, module: Module, ctx: PassContext) -> None:
         """Take apart what the target lacks; what cannot be is left to ``legalize``."""
         names = {op.name for op in module.walk() if _is_foreign(op)}
+        if "space_to_batch_nd" in names:
+            for function in list(module.functions.values()):
+                apply_rules(function, RuleSet(tuple(collect_rules(batches))), ctx)
         target = ctx.target
         if target is not None and _FAMILIES in getattr(target, "families", ()):
             names = {name for name in names if not target.has(name, module, {})}

@@ -192,6 +192,27 @@ def gather_everything(m: Match, rw: Rewriter) -> bool:
 
 
 @rewrite("gather", exact=True)
+def merge_gathers(m: Match, rw: Rewriter) -> bool:
+    """gather(gather(x, p), q) => gather(x, p[q]) along one axis, p and q constant."""
+    x, indices = m.root.operands
+    inner = None if x is None else x.op
+    if inner is None or inner.name != "gather" or inner.has_attr_refs or x is None:
+        return False
+    axis = _axis(m.root)
+    first, second = const_array(inner.operands[1]), const_array(indices)
+    if first is None or second is None or first.ndim != 1:
+        return rw.fail("indices are not constant")
+    if x.use_count > 1 or axis is None or axis != _axis(inner):
+        return rw.fail("the inner gather has other users, or another axis")
+    if not (-first.size <= second).all() or not (second < first.size).all():
+        return rw.fail("an index is out of range")
+    rw.also(inner)
+    merged = rw.const(first[second])
+    attrs = {**m.root.attrs, "axis": axis}
+    return rw.replace(m.root, rw.build("gather", inner.operands[0], merged, **attrs).result)
+
+
+@rewrite("gather", exact=True)
 def gather_of_shape(m: Match, rw: Rewriter) -> bool:
     """gather(shape(x), [k, k+1, ...]) => shape(x) {start=k, end=...} where Shape has them.
 
