@@ -10,6 +10,7 @@ from lepton_ir.backends.tflite.fusions import flattened, fused_activations, fuse
 from lepton_ir.backends.tflite.graph import Buffers, Graph, enum, widens
 from lepton_ir.backends.tflite.opaque import CUSTOM_KEY, is_foreign, write_opaque
 from lepton_ir.backends.tflite.quantized import Integers, keeps_u8
+from lepton_ir.backends.tflite.recurrent import layers
 from lepton_ir.backends.tflite.sharing import endangered
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
 from lepton_ir.backends.tflite.variables import Variables
@@ -90,13 +91,15 @@ class Emitter:
 
     def _function(self, function: Function) -> tuple[int, list[int], list[int]]:
         """Write a function; return its subgraph, and the tensors of inputs and outputs."""
-        variables = Variables(self, function)
+        kernels = layers(function)
+        variables = Variables(self, function, [s for k in kernels for s in k.states.values()])
         graph = Graph(self, str(function.meta.get("name") or self.module.name or "main"))
         graph.place = self.reserve()
         graph.fused = fused_activations(function) | fused_squeezes(function)
         graph.views = flattened(function)
         self._skipped = {value.op for _, value in graph.fused.values()}
         self._skipped |= {value.op for value in graph.views}
+        self._skipped |= {op for kernel in kernels for op in kernel.silent}
         given, wanted = kept.tensor_names(function)
         results = [
             (v, n, t)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lepton_ir.backends.tflite import (
     control,
+    recurrent,
     table_elementwise,
     table_nn,
     table_products,
@@ -28,7 +29,7 @@ STRUCTURE = frozenset({"const", "return", "yield", "identity"})
 def rows() -> dict[str, Row]:
     """Return the row of each operation that has one."""
     layers = (table_nn, table_products, table_quant, table_tensorflow)
-    families = (table_elementwise, table_shape, *layers, control)
+    families = (table_elementwise, table_shape, *layers, recurrent, control)
     return {name: row for family in families for name, row in family.ROWS.items()}
 
 

@@ -19,6 +19,8 @@ from lepton_ir.tensors import DenseTensor, RawTensor, SplatTensor
 from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lepton_ir.backends.tflite.emit import Emitter
     from lepton_ir.ir import Function, Value
     from lepton_ir.tensors import Tensor
@@ -35,15 +37,19 @@ class Variables:
     Args:
         emitter: of the whole model.
         function: whose metadata names them.
+        kept: those that a kernel keeps itself.
     """
 
-    def __init__(self, emitter: Emitter, function: Function) -> None:
+    def __init__(
+        self, emitter: Emitter, function: Function, kept: Sequence[dict[str, Any]] = ()
+    ) -> None:
         self._emitter = emitter
-        self.states = states_of(function)
+        states = states_of(function)
+        self.states = [s for s in states if s not in kept]
         values = dict(zip(function.output_names, function.outputs, strict=True))
         inputs = {v.name: v for v in function.inputs}
-        self._read = {s["input"]: inputs[s["input"]] for s in self.states if "input" in s}
-        self._written = {s["output"]: values[s["output"]] for s in self.states}
+        self._read = {s["input"]: inputs[s["input"]] for s in states if "input" in s}
+        self._written = {s["output"]: values[s["output"]] for s in states}
         self._handles: dict[str, int] = {}
 
     @property
