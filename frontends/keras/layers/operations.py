@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.diagnostics import UnsupportedError, shorten
+from lepton_ir.frontends import formulas
 from lepton_ir.frontends.keras import table
 from lepton_ir.frontends.keras.layers.core import general_relu
 from lepton_ir.frontends.keras.lowering import Context, KerasBuilder, dtype_named
@@ -103,12 +104,12 @@ def rsqrt(b: KerasBuilder, x: Value) -> Any:
 
 @operation("Log1p")
 def log1p(b: KerasBuilder, x: Value) -> Any:
-    return b.log(b.add(b.floating(x), b.like(b.floating(x), 1)))
+    return formulas.log1p(b, b.floating(x))
 
 
 @operation("Expm1")
 def expm1(b: KerasBuilder, x: Value) -> Any:
-    return b.mul(b.tanh(b.mul(x, b.like(x, 0.5))), b.add(b.exp(x), b.like(x, 1)))
+    return formulas.expm1(b, b.floating(x))
 
 
 # -- activations -----------------------------------------------------------------------------------
@@ -240,19 +241,12 @@ def divide(b: KerasBuilder, x1: Any, x2: Any) -> Any:
 
 @operation("FloorDivide")
 def floor_divide(b: KerasBuilder, x1: Any, x2: Any) -> Any:
-    x, y = b.together(x1, x2)
-    if x.dtype is not None and x.dtype.is_float:
-        return b.floor(b.div(x, y))
-    rest = b.mod(x, y)
-    return b.div(b.sub(x, rest), y)
+    return formulas.floor_div(b, *b.together(x1, x2))
 
 
 @operation("Mod")
 def mod(b: KerasBuilder, x1: Any, x2: Any) -> Any:
-    x, y = b.together(x1, x2)
-    if x.dtype is not None and x.dtype.is_float:
-        return b.sub(x, b.mul(b.floor(b.div(x, y)), y))
-    return b.mod(x, y)
+    return formulas.floor_mod(b, *b.together(x1, x2))
 
 
 @operation("NotEqual")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir import dtypes
 from lepton_ir.diagnostics import UnsupportedError
+from lepton_ir.frontends import formulas
 from lepton_ir.frontends.tensorflow.ops._common import (
     dtype_of,
     number,
@@ -77,20 +77,12 @@ def erfc(b: TfBuilder, node: Node, x: Value) -> Any:
 
 @tf_op("Expm1")
 def expm1(b: TfBuilder, node: Node, x: Value) -> Any:
-    """``tanh(x / 2) * (exp(x) + 1)``, which keeps its digits near 0."""
-    return b.mul(b.tanh(b.mul(x, b.like(x, 0.5))), b.add(b.exp(x), b.like(x, 1)))
+    return formulas.expm1(b, x)
 
 
 @tf_op("Log1p")
 def log1p(b: TfBuilder, node: Node, x: Value) -> Any:
-    """``log(u) * x / (u - 1)`` with ``u = 1 + x``: the rounding of ``u`` cancels (Kahan)."""
-    one, zero = b.like(x, 1), b.like(x, 0)
-    u = b.add(x, one)
-    rest = b.sub(u, one)
-    still = b.equal(rest, zero)
-    plain = b.or_(b.equal(u, x), still)
-    factor = b.where(plain, one, b.div(x, b.where(plain, one, rest)))
-    return b.where(still, x, b.mul(b.log(u), factor))
+    return formulas.log1p(b, x)
 
 
 @tf_op("IsFinite")
@@ -168,27 +160,12 @@ def mul_no_nan(b: TfBuilder, node: Node, x: Value, y: Value) -> Any:
 
 @tf_op("FloorDiv")
 def floor_div(b: TfBuilder, node: Node, x: Value, y: Value) -> Any:
-    if dtype_of(x).is_float:
-        return b.floor(b.div(x, y))
-    if dtype_of(x).kind == "uint":
-        return b.div(x, y)
-    quotient = b.div(x, y)
-    rest = b.sub(x, b.mul(quotient, y))
-    zero, one = b.like(x, 0), b.like(x, 1)
-    signs = b.xor(b.less(rest, zero), b.less(y, zero))
-    below = b.and_(b.not_(b.equal(rest, zero)), signs)
-    return b.sub(quotient, b.where(below, one, zero))
+    return formulas.floor_div(b, x, y)
 
 
 @tf_op("FloorMod")
 def floor_mod(b: TfBuilder, node: Node, x: Value, y: Value) -> Any:
-    """The remainder with the sign of the divisor."""
-    if not dtype_of(x).is_float:
-        return b.mod(x, y)
-    rest = b.mod(x, y, fmod=True)
-    zero = b.like(x, 0)
-    wrong = b.and_(b.not_(b.equal(rest, zero)), b.xor(b.less(rest, zero), b.less(y, zero)))
-    return b.where(wrong, b.add(rest, y), rest)
+    return formulas.floor_mod(b, x, y)
 
 
 @tf_op("Mod", "TruncateMod")
@@ -204,12 +181,7 @@ def squared_difference(b: TfBuilder, node: Node, x: Value, y: Value) -> Any:
 
 @tf_op("Atan2")
 def atan2(b: TfBuilder, node: Node, y: Value, x: Value) -> Any:
-    zero, pi = b.like(x, 0), b.like(x, math.pi)
-    flat = b.atan(b.div(y, x))
-    turned = b.add(flat, b.where(b.less(y, zero), b.neg(pi), pi))
-    found = b.where(b.less(x, zero), turned, flat)
-    upright = b.mul(b.sign(y), b.like(x, math.pi / 2))
-    return b.where(b.equal(x, zero), upright, found)
+    return formulas.atan2(b, y, x)
 
 
 @tf_op("Xlogy")
@@ -231,10 +203,7 @@ def approximate_equal(b: TfBuilder, node: Node, x: Value, y: Value) -> Any:
 
 def _shift(direction: str) -> Callable[..., Any]:
     def row(b: TfBuilder, node: Node, x: Value, y: Value) -> Any:
-        if dtype_of(x).kind == "uint":
-            return b.bit_shift(x, y, direction=direction)
-        power = b.pow(b.like(x, 2), y)
-        return b.mul(x, power) if direction == "LEFT" else floor_div(b, node, x, power)
+        return formulas.shifted(b, x, y, direction)
 
     return row
 

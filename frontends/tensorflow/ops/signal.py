@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ir import dtypes
+from lepton_ir.frontends import formulas
 from lepton_ir.frontends.tensorflow.ops._common import number
-from lepton_ir.frontends.tensorflow.ops.math import atan2
 from lepton_ir.frontends.tensorflow.table import tf_op
 from lepton_ir.ir import Value
 
@@ -62,7 +62,7 @@ def complex_abs(b: TfBuilder, node: Node, x: Value) -> Any:
 
 @tf_op("Angle")
 def angle(b: TfBuilder, node: Node, x: Value) -> Any:
-    return atan2(b, node, _part(b, x, 1), _part(b, x, 0))
+    return formulas.atan2(b, _part(b, x, 1), _part(b, x, 0))
 
 
 @tf_op("Real")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir import dtypes
+from lepton_ir.frontends import formulas
 from lepton_ir.frontends.torch.lowering import Lowering
-from lepton_ir.frontends.torch.ops.elementwise import floor_quotient
 from lepton_ir.frontends.torch.table import torch_op
 from lepton_ir.ir import Value
 
@@ -88,19 +88,10 @@ def bitwise_not(b: Lowering, self: Value) -> Any:
     return b.not_(self) if self.dtype is dtypes.BOOL else b.bitwise_not(self)
 
 
-def _shift(direction: str) -> Callable[..., Value]:
-    def row(b: Lowering, self: Any, other: Any) -> Value:
+def _shift(direction: str) -> Callable[..., Any]:
+    def row(b: Lowering, self: Any, other: Any) -> Any:
         x, y = b.operands(self, other)
-        assert x.dtype is not None
-        if x.dtype.kind == "uint":
-            result: Value = b.bit_shift(x, y, direction=direction)
-            return result
-        # ONNX shifts unsigned integers only; a shift is a product or a floored quotient by 2**y.
-        power = b.pow(b.like(x, 2), y)
-        if direction == "RIGHT":
-            return floor_quotient(b, x, power)
-        product: Value = b.mul(x, power)
-        return product
+        return formulas.shifted(b, x, y, direction)
 
     return row
 

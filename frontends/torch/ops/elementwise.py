@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir import dtypes
 from lepton_ir.diagnostics import UnsupportedError
+from lepton_ir.frontends import formulas
 from lepton_ir.frontends.torch.lowering import Lowering, Sym, promote
 from lepton_ir.frontends.torch.table import torch_op
 from lepton_ir.ir import Value
@@ -101,22 +102,12 @@ def frac(b: Lowering, self: Value) -> Any:
 
 @torch_op("expm1", "special_expm1")
 def expm1(b: Lowering, self: Value) -> Any:
-    """``exp(x) - 1 = tanh(x / 2) * (exp(x) + 1)``, which keeps its digits near 0."""
-    x = b.floats(self)[0]
-    return b.mul(b.tanh(b.mul(x, b.like(x, 0.5))), b.add(b.exp(x), b.like(x, 1)))
+    return formulas.expm1(b, b.floats(self)[0])
 
 
 @torch_op("log1p", "special_log1p")
 def log1p(b: Lowering, self: Value) -> Any:
-    """``log(u) * x / (u - 1)`` with ``u = 1 + x``: the rounding of ``u`` cancels (Kahan)."""
-    x = b.floats(self)[0]
-    one = b.like(x, 1)
-    u = b.add(x, one)
-    rest = b.sub(u, one)
-    # Where adding 1 changed nothing, or everything (infinity), there is nothing to correct.
-    plain = b.or_(b.equal(u, x), b.equal(rest, b.like(x, 0)))
-    factor = b.div(x, b.where(plain, one, rest))
-    return b.where(b.equal(rest, b.like(x, 0)), x, b.mul(b.log(u), b.where(plain, one, factor)))
+    return formulas.log1p(b, b.floats(self)[0])
 
 
 @torch_op("log2")
@@ -224,45 +215,24 @@ def mul(b: Lowering, self: Any, other: Any) -> Any:
     return b.and_(x, y) if x.dtype is dtypes.BOOL else b.mul(x, y)
 
 
-def floor_quotient(b: Lowering, x: Value, y: Value) -> Value:
-    """Return ``floor(x / y)``; integers divide towards minus infinity, as Python's do."""
-    if dtype_of(x).is_float:
-        return b.floor(b.div(x, y))  # type: ignore[no-any-return]
-    quotient = b.div(x, y)
-    if dtype_of(x).kind == "uint":
-        return quotient  # type: ignore[no-any-return]
-    rest = b.sub(x, b.mul(quotient, y))
-    zero, one = b.like(x, 0), b.like(x, 1)
-    signs = b.xor(b.less(rest, zero), b.less(y, zero))
-    below = b.and_(b.not_(b.equal(rest, zero)), signs)
-    return b.sub(quotient, b.where(below, one, zero))  # type: ignore[no-any-return]
-
-
 @torch_op("div", "divide", "true_divide")
 def div(b: Lowering, self: Any, other: Any, rounding_mode: str | None = None) -> Any:
     if rounding_mode is None:
         return b.div(*b.floats(self, other))
     x, y = b.operands(self, other)
     if rounding_mode == "floor":
-        return floor_quotient(b, x, y)
+        return formulas.floor_div(b, x, y)
     return trunc(b, b.div(x, y))  # integers are truncated already
 
 
 @torch_op("floor_divide")
 def floor_divide(b: Lowering, self: Any, other: Any) -> Any:
-    return floor_quotient(b, *b.operands(self, other))
+    return formulas.floor_div(b, *b.operands(self, other))
 
 
 @torch_op("remainder")
 def remainder(b: Lowering, self: Any, other: Any) -> Any:
-    """The remainder with the sign of the divisor, as Python's."""
-    x, y = b.operands(self, other)
-    if not dtype_of(x).is_float:
-        return b.mod(x, y)
-    rest = b.mod(x, y, fmod=True)
-    zero = b.like(x, 0)
-    wrong = b.and_(b.not_(b.equal(rest, zero)), b.xor(b.less(rest, zero), b.less(y, zero)))
-    return b.where(wrong, b.add(rest, y), rest)
+    return formulas.floor_mod(b, *b.operands(self, other))
 
 
 @torch_op("fmod")
@@ -319,14 +289,7 @@ def fmin(b: Lowering, self: Value, other: Value) -> Any:
 
 @torch_op("atan2", "arctan2")
 def atan2(b: Lowering, self: Value, other: Value) -> Any:
-    """The angle of (other, self); infinities of both and signed zeros follow the quotient."""
-    y, x = b.floats(self, other)
-    zero, pi = b.like(x, 0), b.like(x, math.pi)
-    flat = b.atan(b.div(y, x))
-    turned = b.add(flat, b.where(b.less(y, zero), b.neg(pi), pi))
-    found = b.where(b.less(x, zero), turned, flat)
-    upright = b.mul(b.sign(y), b.like(x, math.pi / 2))
-    return b.where(b.equal(x, zero), upright, found)
+    return formulas.atan2(b, *b.floats(self, other))
 
 
 @torch_op("hypot")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir import dtypes
 from lepton_ir.diagnostics import UnsupportedError
+from lepton_ir.frontends import formulas
 from lepton_ir.frontends.torch.lowering import Lowering, Sym, promote
-from lepton_ir.frontends.torch.ops.elementwise import dtype_of, floor_quotient
+from lepton_ir.frontends.torch.ops.elementwise import dtype_of
 from lepton_ir.frontends.torch.table import torch_op
 from lepton_ir.ir import Value
 
@@ -89,7 +90,8 @@ def _floored(b: Lowering, x: Value, y: Value) -> Value:
     if not dtype_of(x).is_float and _is_size(x) and _is_size(y):
         result: Value = b.div(x, y)
         return result
-    return floor_quotient(b, x, y)
+    found: Value = formulas.floor_div(b, x, y)
+    return found
 
 
 def _is_size(x: Value) -> bool:
