@@ -7,95 +7,48 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from lepton_ir import load, run_passes, save
+from lepton_ir import load, run_passes
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
 from lepton_ir.frontends.keras import table
 from lepton_ir.interp import run_list
 from lepton_ir.ir import Module
+from tests.oracle_cases import Cases, assert_same, feeds_of, run_as_onnx
 
 h5py = pytest.importorskip("h5py")
 
-DATA = Path(os.environ.get("LEPTON_ORACLE", Path(__file__).parent / "data"))
-CASES = DATA / "keras_layers.tar.xz"
-
-
-@cache
-def cases() -> dict[str, bytes]:
-    with tarfile.open(CASES) as archive:
-        found = {}
-        for member in archive.getmembers():
-            file = archive.extractfile(member)
-            assert file is not None
-            found[member.name] = file.read()
-    return found
+CASES = Cases("keras_layers.tar.xz")
 
 
 def names() -> list[str]:
-    return [n for n in cases() if not n.endswith(".npz")]
-
-
-def arrays(name: str) -> tuple[list[Any], list[Any]]:
-    data = np.load(io.BytesIO(cases()[f"{name.rsplit('.', 1)[0]}.npz"]))
-    return [data[k] for k in data if k[0] == "i"], [data[k] for k in data if k[0] == "o"]
+    return CASES.models()
 
 
 def read(name: str, folder: Path) -> Module:
-    path = folder / f"case.{name.rsplit('.', 1)[1]}"
-    path.write_bytes(cases()[name])
-    return load(path)
-
-
-def feeds_of(module: Module, given: list[Any]) -> dict[str, Any]:
-    return {str(v.name): x for v, x in zip(module.main.inputs, given, strict=True)}
-
-
-def assert_same(found: list[Any], expected: list[Any]) -> None:
-    assert len(found) == len(expected)
-    for got, want in zip(found, expected, strict=True):
-        got = np.asarray(got)
-        assert got.shape == want.shape
-        assert got.dtype == want.dtype
-        tolerance = 3e-3 if want.dtype == np.float16 else 3e-6
-        wide = want.astype(np.float64)
-        scale = np.abs(wide).max(initial=1e-30)
-        np.testing.assert_allclose(
-            got.astype(np.float64), wide, rtol=tolerance, atol=tolerance * scale
-        )
+    return load(CASES.write(name, folder))
 
 
 @pytest.mark.parametrize("name", names())
 def test_meaning_is_keras(name: str, tmp_path: Path) -> None:
-    given, expected = arrays(name)
+    given, expected = CASES.given(name)
     module = read(name, tmp_path)
     assert_same(run_list(module, feeds_of(module, given)), expected)
 
 
 @pytest.mark.parametrize("name", [n for n in names() if n.endswith(".keras")])
 def test_onnx_of_it_runs(name: str, tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime")
-    given, expected = arrays(name)
+    pytest.importorskip("onnxruntime")
+    given, expected = CASES.given(name)
     module = read(name, tmp_path)
     feeds = feeds_of(module, given)
-    run_passes(module, "O2,legalize")
-    save(module, tmp_path / "case.onnx")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = ort.InferenceSession(str(tmp_path / "case.onnx"), options)
-    wanted = {i.name: feeds[i.name] for i in session.get_inputs()}
-    assert_same(session.run(None, wanted), expected)
+    assert_same(run_as_onnx(module, feeds, tmp_path), expected)
 
 
 def test_rows() -> None:
@@ -135,7 +88,7 @@ def test_names(tmp_path: Path) -> None:
 
 
 def _entries(name: str) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(cases()[name])) as archive:
+    with zipfile.ZipFile(io.BytesIO(CASES.files()[name])) as archive:
         return {n: archive.read(n) for n in archive.namelist()}
 
 
@@ -191,7 +144,7 @@ def _deep(config: Any) -> None:
 
 def _h5(change: Callable[[Any], None], tmp: Path) -> bytes:
     path = tmp / "edit.h5"
-    path.write_bytes(cases()["cnn.h5"])
+    path.write_bytes(CASES.files()["cnn.h5"])
     with h5py.File(path, "a") as file:
         change(file)
     return path.read_bytes()
@@ -205,12 +158,12 @@ def _link(file: Any) -> None:
 
 
 def _bad(tmp: Path) -> Iterator[tuple[str, bytes]]:
-    good = cases()["cnn.keras"]
+    good = CASES.files()["cnn.keras"]
     for cut in (0, 4, 100, len(good) // 2, len(good) - 10):
         yield "keras", good[:cut]
     for place in range(0, len(good), max(len(good) // 16, 1)):
         yield "flip.keras", good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :]
-    whole = cases()["cnn.h5"]
+    whole = CASES.files()["cnn.h5"]
     for cut in (0, 8, 100, len(whole) // 2, len(whole) - 10):
         yield "flip.h5", whole[:cut]
     for place in range(0, len(whole), max(len(whole) // 16, 1)):

@@ -9,105 +9,51 @@ import io
 import json
 import os
 import sys
-import tarfile
 import zipfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
-from lepton_ir import dtypes, load, run_passes, save
+from lepton_ir import load, run_passes, save
 from lepton_ir.diagnostics import LeptonError, UnsupportedError
 from lepton_ir.frontends.torch import table
 from lepton_ir.interp import run_list
 from lepton_ir.ir import Module
+from tests.oracle_cases import Cases, assert_same, feeds_of, run_as_onnx
 
-DATA = Path(os.environ.get("LEPTON_ORACLE", Path(__file__).parent / "data"))
-CASES = DATA / "torch_ops.tar.xz"
+CASES = Cases("torch_ops.tar.xz")
 NETS = Path(os.environ.get("LEPTON_TORCH_NETS", "nowhere"))
 _NEWER = ("cumprod",)
 """Operators of opsets that onnxruntime has no kernels for."""
 
 
-@cache
-def cases() -> dict[str, bytes]:
-    with tarfile.open(CASES) as archive:
-        found = {}
-        for member in archive.getmembers():
-            file = archive.extractfile(member)
-            assert file is not None
-            found[member.name] = file.read()
-    return found
+def read(name: str, folder: Path) -> Module:
+    return load(CASES.write(f"{name}.pt2", folder))
 
 
 def names() -> list[str]:
-    return [n.removesuffix(".pt2") for n in cases() if n.endswith(".pt2")]
-
-
-def arrays(name: str) -> tuple[list[Any], list[Any]]:
-    data = np.load(io.BytesIO(cases()[f"{name.removesuffix('.core')}.npz"]))
-    return [data[k] for k in data if k[0] == "i"], [data[k] for k in data if k[0] == "o"]
-
-
-def read(name: str, folder: Path) -> Module:
-    path = folder / "case.pt2"
-    path.write_bytes(cases()[f"{name}.pt2"])
-    return load(path)
-
-
-def feeds_of(module: Module, given: list[Any]) -> dict[str, Any]:
-    feeds = {}
-    for value, array in zip(module.main.inputs, given, strict=True):
-        assert value.name is not None
-        bf16 = value.dtype is dtypes.BF16
-        feeds[value.name] = array.astype(ml_dtypes.bfloat16) if bf16 else array
-    return feeds
-
-
-_TOLERANCE = {"float16": 4e-3, "float64": 1e-11}
-
-
-def assert_same(found: list[Any], expected: list[Any]) -> None:
-    for got, want in zip(found, expected, strict=False):
-        got = np.asarray(got)
-        rough = got.dtype == ml_dtypes.bfloat16
-        assert got.shape == want.shape
-        assert rough or got.dtype == want.dtype
-        wide = want.astype(np.float64)
-        scale = np.abs(wide[np.isfinite(wide)]).max(initial=1e-30)
-        tolerance = 3e-2 if rough else _TOLERANCE.get(str(want.dtype), 3e-6)
-        np.testing.assert_allclose(
-            got.astype(np.float64), wide, rtol=tolerance, atol=tolerance * scale
-        )
+    return [n.removesuffix(".pt2") for n in CASES.models()]
 
 
 @pytest.mark.parametrize("name", names())
 def test_meaning_is_torchs(name: str, tmp_path: Path) -> None:
-    given, expected = arrays(name)
+    given, expected = CASES.given(f"{name}.pt2")
     module = read(name, tmp_path)
     assert_same(run_list(module, feeds_of(module, given)), expected)
 
 
 @pytest.mark.parametrize("name", [n for n in names() if not n.startswith(_NEWER)])
 def test_onnx_of_it_runs(name: str, tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime")
-    given, expected = arrays(name)
+    pytest.importorskip("onnxruntime")
+    given, expected = CASES.given(f"{name}.pt2")
     module = read(name, tmp_path)
     feeds = feeds_of(module, given)
     if "16" in name or "f64" in name:
         pytest.skip("the CPU has no kernels of this type for all of it")
-    run_passes(module, "O2,legalize")
-    save(module, tmp_path / "case.onnx")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = ort.InferenceSession(str(tmp_path / "case.onnx"), options)
-    wanted = {i.name: feeds[i.name] for i in session.get_inputs()}
-    assert_same(session.run(None, wanted), expected)
+    assert_same(run_as_onnx(module, feeds, tmp_path), expected)
 
 
 def test_every_row_has_a_name_of_pytorch() -> None:
@@ -161,7 +107,7 @@ def test_live_modules_need_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def entries(name: str) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(cases()[f"{name}.pt2"])) as archive:
+    with zipfile.ZipFile(io.BytesIO(CASES.files()[f"{name}.pt2"])) as archive:
         return {n: archive.read(n) for n in archive.namelist()}
 
 
@@ -223,7 +169,7 @@ def _nested(program: Any) -> None:
 
 
 def bad_archives() -> Iterator[tuple[str, bytes]]:
-    good = cases()["nn_plain.pt2"]
+    good = CASES.files()["nn_plain.pt2"]
     for cut in (0, 1, 30, 100, len(good) // 2, len(good) - 30):
         yield f"cut {cut}", good[:cut]
     for place in range(0, len(good), max(len(good) // 24, 1)):
@@ -293,7 +239,7 @@ def bad_archives() -> Iterator[tuple[str, bytes]]:
             raise AssertionError(f"{label}: {error}") from error
 
 
-BAD = dict(bad_archives()) if os.path.exists(CASES) else {}
+BAD = dict(bad_archives())
 
 
 @pytest.mark.parametrize("label", BAD)
