@@ -214,7 +214,8 @@ def compile(
         threads: threads that run kernels; all cores by default.
         passes: pipeline that runs first, ``""`` for none. Without ``integers`` quantized models are
             computed as they say, in floats.
-        precision: ``standard``, or ``high``: no algorithm that rounds more than plain sums do.
+        precision: ``standard``: rounding errors like those of plain sums; ``fast``: also algorithms
+            that round two to five times as much; ``high``: plain sums only.
         backend: what runs the model.
 
     Raises:

@@ -106,15 +106,17 @@ def test_windows_of_three_by_three_in_transformed_tiles(
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 
 
-def test_high_precision_leaves_out_transformed_tiles():
+@pytest.mark.parametrize(("precision", "tile"), [("fast", 4), ("standard", 2), ("high", None)])
+def test_precision_chooses_the_tiles(precision, tile):
     text = conv_text((64, 400, 3, 3), "pads=[1,1,1,1]", bias=False)
     module = parse_module(f"func @main(%x: f32[1,400,14,14]) {{\n{text}\n}}\n")
     x = normal(1, 400, 14, 14)
-    session = lepton_ir.compile(module, threads=1, precision="high")
+    session = lepton_ir.compile(module, threads=1, precision=precision)
     (found,) = session.run(None, {"x": x})
-    families = {s.kernel.family for s in session.segments()[0].steps if isinstance(s, Row)}
-    assert "conv" in families
-    assert "winograd" not in families
+    kernels = [s.kernel for s in session.segments()[0].steps if isinstance(s, Row)]
+    tiles = [k.params[0].form.tile for k in kernels if k.family == "winograd"]
+    assert tiles == ([tile] if tile else [])
+    assert tiles or "conv" in {k.family for k in kernels}
     (expected,) = run_list(module, {"x": x})
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 

@@ -54,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--precision",
         default="standard",
-        choices=("standard", "high"),
-        help="high: no algorithm that rounds more than plain sums do",
+        choices=("fast", "standard", "high"),
+        help="fast: algorithms that round two to five times as much; high: plain sums only",
     )
     p.add_argument("--output", metavar="FILE", help="write the outputs to a .npz file")
     p.add_argument(

@@ -109,7 +109,7 @@ class Lowering:
         tail: the elementwise operations of a group, in order.
         machine: what the kernels are made for.
         threads: how many may share a call; each has a number below this.
-        precise: whether algorithms are left out that round more than plain sums do.
+        precision: what the session was asked for: ``fast``, ``standard`` or ``high``.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Lowering:
         self.tail = tail
         self.machine: Machine = planner.machine
         self.threads: int = planner.plans.session.threads
-        self.precise: bool = planner.plans.session.precision == "high"
+        self.precision: str = planner.plans.session.precision
 
     # -- asking ------------------------------------------------------------------------------------
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _ORT_NAMES = {"f32": "float", "f64": "double", "f16": "float16", "bf16": "bfloat16"}
 
 
-PRECISIONS = ("standard", "high")
-"""``high`` leaves out algorithms that round more than plain sums do."""
+PRECISIONS = ("fast", "standard", "high")
+"""``fast`` has algorithms that round more than plain sums do, ``high`` plain sums only."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Session:
         module: what to run; it is kept and must not change any more.
         target: the machine: ``host``, ``generic``, ``x86-64-v3``, ...
         threads: threads that run kernels; all cores by default.
-        precision: ``standard`` or ``high``; see :func:`lepton_ir.compile`.
+        precision: ``fast``, ``standard`` or ``high``; see :func:`lepton_ir.compile`.
 
     Raises:
         LeptonError: no target or precision has this name.

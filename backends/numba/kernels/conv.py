@@ -52,6 +52,9 @@ FEW_CHANNELS = 4
 VECTORS = 2
 """Output blocks of a tile."""
 
+FORMS = {"fast": (Form(4), Form(2)), "standard": (Form(2),), "high": ()}
+"""Forms of Winograd's way that a precision allows: F(2x2, 3x3) rounds as little as a direct sum."""
+
 MAX_COLUMNS = 256
 """Products of a pixel with one row of the window that a depthwise kernel unrolls."""
 
@@ -107,7 +110,7 @@ def convolve(
 
 
 def _form(lo: Lowering, window: Window, x: Tensor, shape: tuple[int, ...]) -> Form | None:
-    return None if lo.precise else form_that_pays(window, lo.machine, x, shape)
+    return form_that_pays(window, lo.machine, x, shape, FORMS[lo.precision])
 
 
 def _split_groups(

@@ -52,9 +52,9 @@ VECTORS = 2
 
 
 def form_that_pays(
-    window: Window, machine: Machine, x: Tensor, shape: tuple[int, ...]
+    window: Window, machine: Machine, x: Tensor, shape: tuple[int, ...], forms: Sequence[Form]
 ) -> Form | None:
-    """Return the form of Winograd's way that makes a convolution faster, ``None`` if neither does.
+    """Return the one of ``forms`` that makes a convolution fastest, ``None`` if none does.
 
     Weighs products of vectors, the two transforms of a tile and channel block, and reading weights
     that are larger.
@@ -66,7 +66,7 @@ def form_that_pays(
     inputs, outputs = blocks_of(x.shape[1], block), blocks_of(shape[1], block)
     products = inputs * block * outputs
     best, least = None, float(9 * shape[0] * shape[2] * shape[3] * products)
-    for form in (Form(4), Form(2)):
+    for form in forms:
         tiles = shape[0] * -(-shape[2] // form.tile) * -(-shape[3] // form.tile)
         transforms = _TRANSFORM * form.positions * tiles * (inputs + outputs)
         reading = _READING_FAR if _is_far(machine, form.positions * products) else _READING

@@ -5,7 +5,7 @@ Those of F(4x4, 3x3) enlarge the rounding errors of the products, by as little a
 with all that is made of them (1, -1, 2, -2 have 2.3 times their error). Sums over channels are
 therefore shorter than those of direct convolutions. What is left is the error of a direct sum at
 inputs whose neighbours are alike, and two to three times that, or five at sparse ones, where they
-are independent. F(2x2, 3x3) has the points 0, 1, -1 and infinity.
+are independent. F(2x2, 3x3) has the points 0, 1, -1 and infinity, and the error of a direct sum.
 """
 
 from __future__ import annotations
