@@ -27,6 +27,28 @@ def test_a_lucky_peer_counts_as_rounding():
     assert found["rms"] == found["max_worst"] == pytest.approx(2.0)
 
 
+def test_what_the_peer_refuses_is_inconclusive(tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 3] x, float[m, 3] z) => '
+    text += "(float[k, 3] y) { y = Add(x, z) }"
+    (tmp_path / "m.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    command = [str(tmp_path), "--dim", "n=2", "--dim", "m=5"]
+    assert accuracy.main(command) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["inconclusive"].startswith("onnxruntime: ")
+
+
+def test_a_model_with_dynamic_ranges_is_judged(tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[4, 70] x) => (float[4, 70] y) {\n'
+    text += "q, s, z = DynamicQuantizeLinear(x)\ny = DequantizeLinear(q, s, z)\n}"
+    (tmp_path / "m.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    assert accuracy.main([str(tmp_path), "--draws", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["rms"] <= 2
+
+
 def test_a_model_is_judged(tmp_path, capsys):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

@@ -319,6 +319,27 @@ def test_lstm(steps, batch, inputs, hidden, direction, extra, target):
     check(body, target, x=normal(steps, batch, inputs), **states)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(("steps", "batch", "inputs", "hidden"), [(5, 1, 7, 16), (4, 3, 40, 33)])
+@pytest.mark.parametrize(("kind", "columns"), [("i8", False), ("u8", False), ("u8", True)])
+def test_lstm_of_bytes(kind, columns, steps, batch, inputs, hidden, direction, target):
+    d = 2 if direction == "bidirectional" else 1
+    count = (d, 4 * hidden) if columns else (d,)
+    shape = ",".join(map(str, count))
+    body = f"  %w = const() {{value=rand(1)}} : {kind}[{d},{inputs},{4 * hidden}]\n"
+    body += f"  %r = const() {{value=rand(2)}} : {kind}[{d},{hidden},{4 * hidden}]\n"
+    body += f"  %b = const() {{value=rand(3)}} : f32[{d},{8 * hidden}]\n"
+    for i, name in enumerate("wr"):
+        scales = np.random.default_rng(i).uniform(0.001, 0.004, count).round(6).tolist()
+        body += f"  %{name}s = const() {{value={scales}}} : f32[{shape}]\n"
+        body += f"  %{name}z = const() {{value=rand({i})}} : {kind}[{shape}]\n"
+    body += "  %y, %yh, %yc = ms_dynamic_quantize_lstm(%x, %w, %r, %b, _, %h, %c, _, %ws, %wz, "
+    body += f"%rs, %rz) {{hidden_size={hidden}, direction={direction}}}\n  return(%y, %yh, %yc)"
+    states = {"h": normal(d, batch, hidden), "c": normal(d, batch, hidden, seed=1)}
+    check(body, target, x=normal(steps, batch, inputs), **states)
+
+
 CELLS = [
     ("gru", 3, "linear_before_reset=true"),
     ("gru", 3, ""),

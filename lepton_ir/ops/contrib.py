@@ -16,6 +16,7 @@ from lepton_ir.ops import contrib_attention as contrib_attention
 from lepton_ir.ops import contrib_groups as contrib_groups
 from lepton_ir.ops import contrib_qgemm as contrib_qgemm
 from lepton_ir.ops import contrib_quant as contrib_quant
+from lepton_ir.ops import contrib_rnn as contrib_rnn
 from lepton_ir.ops._support import (
     Array,
     Shape,

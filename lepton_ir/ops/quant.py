@@ -285,14 +285,14 @@ def _decompose_dynamic(b: Builder, op: Op) -> list[Value]:
 def dynamic_quantize_linear(x: Array) -> tuple[Array, Array, Array]:
     """Quantize f32 to u8 by the range of ``x`` and 0 (ONNX DynamicQuantizeLinear-11).
 
-    Where all of ``x`` is 0 the scale is 1.
+    Where all of ``x`` is 0 the scale is 1. The scale has the type of ``x``.
     """
     low = np.minimum(x.min(initial=0), np.float32(0))
     high = np.maximum(x.max(initial=0), np.float32(0))
     scale = np.float32(1) if high == low else (high - low) / np.float32(255)
     point = saturated(np.asarray(-low / scale), dtypes.U8)
     y = saturated(x / scale, dtypes.U8, point)
-    return y, np.asarray(scale, np.float32), point
+    return y, np.asarray(scale, x.dtype), point
 
 
 def _centered(x: Array, zero_point: Array | None, column: bool = False) -> Array:

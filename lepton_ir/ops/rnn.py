@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lepton_ir.infer import InferContext
     from lepton_ir.types import Type
 
-_DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 """Per direction attribute, whether each direction reads the sequence backwards."""
 
 
@@ -97,9 +97,9 @@ def _bind(
 
 def _infer_rnn(ctx: InferContext, gates: int) -> list[Type]:
     attrs = ctx.attrs
-    if attrs["direction"] not in _DIRECTIONS:
+    if attrs["direction"] not in DIRECTIONS:
         ctx.fail("C1", f"direction is {attrs['direction']!r}")
-    directions = len(_DIRECTIONS[attrs["direction"]])
+    directions = len(DIRECTIONS[attrs["direction"]])
     dtype = common_dtype(ctx, "x", "w", "r", "b", "initial_h")
     for name, rank in (("x", 3), ("w", 3), ("r", 3), ("b", 2), ("initial_h", 3)):
         if ctx.rank(name) not in (None, rank):
@@ -122,7 +122,7 @@ def _infer_rnn(ctx: InferContext, gates: int) -> list[Type]:
 # -- meaning ---------------------------------------------------------------------------------------
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """The operands of a recurrent layer in layout 0 and their computing precision."""
 
     x: Array
@@ -135,17 +135,22 @@ class _Layer(NamedTuple):
     backwards: tuple[bool, ...]
 
 
-def _layer(
+def layer_of(
     operands: tuple[Array, Array, Array, Array | None, Array | None, Array | None],
     gates: int,
     direction: str,
     hidden_size: int | None,
     layout: bool,
-) -> _Layer:
+) -> Layer:
+    """Return x, w, r, b, sequence_lens and initial_h in layout 0, checked.
+
+    Raises:
+        ValueError: shapes do not fit, or there is no such direction.
+    """
     x, w, r, b, sequence_lens, initial_h = operands
-    backwards = _DIRECTIONS.get(direction)
+    backwards = DIRECTIONS.get(direction)
     if backwards is None:
-        raise ValueError(f"direction should be one of {', '.join(_DIRECTIONS)}, got {direction!r}")
+        raise ValueError(f"direction should be one of {', '.join(DIRECTIONS)}, got {direction!r}")
     if x.ndim != 3 or w.ndim != 3 or r.ndim != 3:
         raise ValueError(f"x {x.shape}, w {w.shape} and r {r.shape} should have rank 3")
     wide = widen(x).swapaxes(0, 1) if layout else widen(x)
@@ -161,21 +166,26 @@ def _layer(
     lengths = np.full(batch, length) if sequence_lens is None else sequence_lens.reshape(-1)
     if lengths.shape != (batch,) or (batch and not 0 <= lengths.min() <= lengths.max() <= length):
         raise ValueError(f"sequence_lens do not fit {batch} sequences of {length}")
-    return _Layer(
+    return Layer(
         wide,
         widen(w),
         widen(r),
         bias[:, : gates * hidden],
         bias[:, gates * hidden :],
         lengths,
-        _initial(initial_h, (count, batch, hidden), layout, wide.dtype),
+        initial_state(initial_h, (count, batch, hidden), layout, wide.dtype),
         backwards,
     )
 
 
-def _initial(
+def initial_state(
     state: Array | None, shape: tuple[int, ...], layout: bool, dtype: np.dtype[np.floating]
 ) -> Array:
+    """Return an initial state in layout 0, zeros for an absent one.
+
+    Raises:
+        ValueError: it has another shape.
+    """
     if state is None:
         return np.zeros(shape, dtype)
     wide = widen(state).swapaxes(0, 1) if layout else widen(state)
@@ -184,8 +194,8 @@ def _initial(
     return wide
 
 
-def _scan(
-    layer: _Layer,
+def scan(
+    layer: Layer,
     d: int,
     step: Callable[[Array, tuple[Array, ...]], tuple[Array, ...]],
     state: tuple[Array, ...],
@@ -206,7 +216,7 @@ def _scan(
     return y, state
 
 
-def _results(
+def stacked(
     found: list[tuple[Array, tuple[Array, ...]]], layout: bool, dtype: np.dtype[np.floating]
 ) -> tuple[Array, ...]:
     """Stack the directions: y (length, directions, batch, hidden) and the last states."""
@@ -218,7 +228,7 @@ def _results(
     return tuple(v.astype(dtype) for v in (y, *states))
 
 
-def _functions(
+def bound_activations(
     activations: Strs | None,
     default: tuple[str, ...],
     parameters: tuple[Floats | None, Floats | None, float | None],
@@ -265,22 +275,22 @@ def rnn(
     C3  w is (directions, hidden, input) and r (directions, hidden, hidden)
     """
     operands = (x, w, r, b, sequence_lens, initial_h)
-    layer = _layer(operands, 1, direction, hidden_size, layout)
+    layer = layer_of(operands, 1, direction, hidden_size, layout)
     parameters = (activation_alpha, activation_beta, clip)
     found = []
-    functions = _functions(activations, ("Tanh",), parameters, len(layer.backwards))
+    functions = bound_activations(activations, ("Tanh",), parameters, len(layer.backwards))
     for d, (f,) in enumerate(functions):
         bias, weights = layer.wb[d] + layer.rb[d], layer.r[d].T
 
         def step(share: Array, state: tuple[Array, ...], f=f, bias=bias, weights=weights):  # type: ignore[no-untyped-def]
             return (f(share + bias + state[0] @ weights),)
 
-        found.append(_scan(layer, d, step, (layer.h[d],)))
-    return _results(found, layout, x.dtype)
+        found.append(scan(layer, d, step, (layer.h[d],)))
+    return stacked(found, layout, x.dtype)
 
 
 def _gru_step(
-    layer: _Layer, d: int, functions: list[Callable[[Array], Array]], linear_before_reset: bool
+    layer: Layer, d: int, functions: list[Callable[[Array], Array]], linear_before_reset: bool
 ) -> Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]:
     f, g = functions
     size = layer.r.shape[2]
@@ -330,23 +340,26 @@ def gru(
     C3  w is (directions, 3 * hidden, input) and r (directions, 3 * hidden, hidden)
     """
     operands = (x, w, r, b, sequence_lens, initial_h)
-    layer = _layer(operands, 3, direction, hidden_size, layout)
+    layer = layer_of(operands, 3, direction, hidden_size, layout)
     parameters = (activation_alpha, activation_beta, clip)
     found = []
-    functions = _functions(activations, ("Sigmoid", "Tanh"), parameters, len(layer.backwards))
+    functions = bound_activations(
+        activations, ("Sigmoid", "Tanh"), parameters, len(layer.backwards)
+    )
     for d, pair in enumerate(functions):
         step = _gru_step(layer, d, pair, linear_before_reset)
-        found.append(_scan(layer, d, step, (layer.h[d],)))
-    return _results(found, layout, x.dtype)
+        found.append(scan(layer, d, step, (layer.h[d],)))
+    return stacked(found, layout, x.dtype)
 
 
-def _lstm_step(
-    layer: _Layer,
+def lstm_step(
+    layer: Layer,
     d: int,
     functions: list[Callable[[Array], Array]],
     peepholes: Array,
     input_forget: bool,
 ) -> Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]:
+    """Return the step of direction ``d`` for :func:`scan`; its states are h and c."""
     f, g, h_of = functions
     bias, weights = layer.wb[d] + layer.rb[d], layer.r[d].T
     size = layer.r.shape[2]
@@ -404,16 +417,16 @@ def lstm(
     C3  w is (directions, 4 * hidden, input) and r (directions, 4 * hidden, hidden)
     """
     operands = (x, w, r, b, sequence_lens, initial_h)
-    layer = _layer(operands, 4, direction, hidden_size, layout)
-    c = _initial(initial_c, layer.h.shape, layout, layer.h.dtype)
+    layer = layer_of(operands, 4, direction, hidden_size, layout)
+    c = initial_state(initial_c, layer.h.shape, layout, layer.h.dtype)
     count, _, hidden = layer.h.shape
     peepholes = np.zeros((count, 3 * hidden), layer.h.dtype) if p is None else widen(p)
     if peepholes.shape != (count, 3 * hidden):
         raise ValueError(f"p is {peepholes.shape} but should be {(count, 3 * hidden)}")
     parameters = (activation_alpha, activation_beta, clip)
     found = []
-    functions = _functions(activations, ("Sigmoid", "Tanh", "Tanh"), parameters, count)
+    functions = bound_activations(activations, ("Sigmoid", "Tanh", "Tanh"), parameters, count)
     for d, three in enumerate(functions):
-        step = _lstm_step(layer, d, three, peepholes[d], input_forget)
-        found.append(_scan(layer, d, step, (layer.h[d], c[d])))
-    return _results(found, layout, x.dtype)
+        step = lstm_step(layer, d, three, peepholes[d], input_forget)
+        found.append(scan(layer, d, step, (layer.h[d], c[d])))
+    return stacked(found, layout, x.dtype)

@@ -434,8 +434,11 @@ def _check_counts(definition: opdef.OpDef, operands: list[Value | None], node: O
     count, results = len(operands), len(node.results)
     few = count < definition.min_operands or None in operands[: definition.min_operands]
     if few or 0 <= definition.max_operands < count:
-        required = [o for o in definition.operands if not (o.optional or o.variadic)]
-        missing = [o.name for i, o in enumerate(required) if i >= count or operands[i] is None]
+        missing = [
+            o.name
+            for i, o in enumerate(definition.operands)
+            if not (o.optional or o.variadic) and (i >= count or operands[i] is None)
+        ]
         what = f"misses {', '.join(missing)}" if missing else f"got {count} operands"
         if missing or not few:
             raise Problem(f"{definition.signature()}: {what}", node.name)

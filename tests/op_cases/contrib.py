@@ -61,7 +61,36 @@ def _nbits(bits: int, rows: int, block: int, *, points: bool, bias: bool = False
     )
 
 
+def _layer(directions: int = 1, columns: bool = False) -> tuple[np.ndarray, ...]:
+    """x, w, r and b of an LSTM with 4 inputs and 5 hidden elements, and the weights' parameters."""
+    count = (directions, 20) if columns else (directions,)
+    scales = [(np.abs(_rng.standard_normal(count)) * 0.01 + 1e-3).astype(np.float32) for _ in "wr"]
+    weights = (_i(directions, 4, 20), _i(directions, 5, 20), _f(directions, 40))
+    return (_f(3, 2, 4), *weights, scales[0], _i(*count), scales[1], _i(*count))
+
+
+def _dynamic_lstm(
+    layer: tuple[np.ndarray, ...],
+    optional: tuple[np.ndarray | None, ...] = (None, None, None, None),
+    **attrs: object,
+) -> Case:
+    return Case((*layer[:4], *optional, *layer[4:]), attrs, results=3)
+
+
 CASES: dict[str, list[Case]] = {
+    "ms_dynamic_quantize_lstm": [
+        _dynamic_lstm(_layer()),
+        _dynamic_lstm(_layer(2, columns=True), direction="bidirectional", hidden_size=5),
+        _dynamic_lstm(
+            _layer(),
+            (np.array([3, 1], np.int32), _f(1, 2, 5), _f(1, 2, 5), _f(1, 15)),
+            direction="reverse",
+            clip=0.5,
+        ),
+        _dynamic_lstm(_layer(), activations=("HardSigmoid", "Relu", "Tanh"), input_forget=True),
+        Case((np.zeros((0, 2, 4), np.float32), *_layer()[1:4], *[None] * 4, *_layer()[4:])),
+        Case((np.zeros((3, 0, 4), np.float32), *_layer()[1:4], *[None] * 4, *_layer()[4:])),
+    ],
     "ms_fused_conv": [
         Case((_f(1, 4, 6, 6), _f(6, 4, 3, 3), _f(6))),
         Case((_f(1, 4, 6, 6), _f(6, 4, 3, 3), None, _f(1, 6, 4, 4)), {"activation": "Relu"}),

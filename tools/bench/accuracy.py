@@ -9,12 +9,14 @@ root of the mean square, and the largest. A row shows our error by the peer's: o
 draws together (`rms`, the one to judge by), and of single draws the median and the worst; the same
 for the largest differences. No error counts as less than that of rounding the truth to float32, so
 that a peer which happens to hit the last bit of a few outputs does not make the ratio mean nothing.
-Exits 1 if an `rms` is above `--limit`.
+A model that the peer or the float64 run cannot run on the drawn inputs is `inconclusive`, one that
+we cannot run is a `problem`. Exits 1 if an `rms` is above `--limit` or a model has a problem.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -31,6 +33,19 @@ from lepton_ir.tools.bench import measure
 from lepton_ir.tools.bench.run_peers import known_shapes, widened
 
 Feeds = dict[str, np.ndarray[Any, Any]]
+
+
+class InconclusiveError(Exception):
+    """There is nothing to compare with; says why."""
+
+
+@contextlib.contextmanager
+def _needed(what: str) -> Iterator[None]:
+    """Make errors of what we compare with inconclusive."""
+    try:
+        yield
+    except Exception as error:  # whatever a runtime raises
+        raise InconclusiveError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 class Errors(NamedTuple):
@@ -77,14 +92,15 @@ class Model:
 
     Raises:
         LeptonError: our side refuses the model.
-        Exception: the peer does.
+        InconclusiveError: the peer does.
     """
 
     def __init__(self, path: Path, args: argparse.Namespace, shapes: dict[str, list[int]]) -> None:
         from lepton_ir.backends.onnx.runner import OrtRunner
 
         sizes = {n: int(s) for n, _, s in (d.partition("=") for d in args.dim)}
-        self.peer = OrtRunner(str(path), optimized=True, threads=1)
+        with _needed("onnxruntime"):
+            self.peer = OrtRunner(str(path), optimized=True, threads=1)
         self.inputs = [
             (
                 n,
@@ -107,15 +123,22 @@ class Model:
         return found
 
     def measure(self, seed: int) -> tuple[Errors, Errors, Errors]:
-        """Return the errors of ours, of the peer, and of the truth rounded to float32."""
+        """Return the errors of ours, of the peer, and of the truth rounded to float32.
+
+        Raises:
+            InconclusiveError: the peer or the float64 run refuses the inputs.
+        """
         feeds = self.feeds(seed)
+        with _needed("onnxruntime"):
+            theirs = self.peer.run(feeds)
         known = {v.name for v in self.exact.main.inputs}
         wide = {
             n: v.astype(np.float64) if v.dtype == np.float32 else v
             for n, v in feeds.items()
             if n in known
         }
-        exact = run_list(self.exact, wide)
+        with _needed("float64 run"):
+            exact = run_list(self.exact, wide)
         names = {a.name for a in self.session.get_inputs()}
         ours = self.session.run(None, {n: v for n, v in feeds.items() if n in names})
         rounded = [
@@ -124,7 +147,7 @@ class Model:
             else t
             for t in exact
         ]
-        runs = (ours, self.peer.run(feeds), rounded)
+        runs = (ours, theirs, rounded)
         first, second, third = (errors(exact, run) for run in runs)
         return first, second, third
 
@@ -162,7 +185,9 @@ def judge(path: Path, args: argparse.Namespace, shapes: dict[str, list[int]]) ->
             enough = len(draws) >= min(args.draws, 3)
             if enough and time.perf_counter() - started > args.seconds:
                 break
-    except Exception as error:  # a model that one side refuses does not stop the others
+    except InconclusiveError as error:
+        return {"model": path.name, "inconclusive": str(error)[:160]}
+    except Exception as error:  # a model that our side refuses does not stop the others
         return {"model": path.name, "problem": f"{type(error).__name__}: {error}"[:160]}
     return {"model": path.name, "draws": len(draws), **summary(draws)}
 
@@ -191,13 +216,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=2.0)
     args = parser.parse_args(argv)
     known = known_shapes(args.manifest)
-    worst = 0.0
+    worst, bad = 0.0, False
     for path in _files(args.models, args.max_mb):
         row = judge(path, args, known.get(path.name, {}))
-        worst = max(worst, row.get("rms", 0.0))
+        worst, bad = max(worst, row.get("rms", 0.0)), bad or "problem" in row
         shown = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in row.items()}
         print(json.dumps(shown), flush=True)
-    return 1 if worst > args.limit else 0
+    return 1 if bad or worst > args.limit else 0
 
 
 if __name__ == "__main__":

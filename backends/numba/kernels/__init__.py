@@ -17,6 +17,7 @@ _FAMILIES = {
     "conv": "conv",
     "pool": "max_pool average_pool",
     "recurrent": "lstm",
+    "dynamic_recurrent": "ms_dynamic_quantize_lstm",
     "transposed": "conv_transpose",
     "quads": "",
     "integer_gemm": "matmul_integer",

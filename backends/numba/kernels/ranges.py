@@ -14,6 +14,8 @@ from lepton_ir.backends.numba.lowering import Lowering, lowers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lepton_ir.backends.numba.plan import Tensor
+
 PARTS = 16
 """Parts of a tensor that threads share; their ranges are merged by one."""
 
@@ -26,6 +28,18 @@ _QUANTIZE = Expression(
 )
 
 
+_ROUND = Expression(
+    ("f32", "f32", "u8"),
+    (
+        *_QUANTIZE.steps,
+        Step("cast", "f32", (4,)),
+        Step("sub", "f32", (5, 3)),
+        Step("mul", "f32", (6, 1)),
+    ),
+    (7,),
+)
+
+
 @lowers("dynamic_quantize_linear")
 def lower_dynamic_quantize(lo: Lowering) -> None:
     """Lower DynamicQuantizeLinear."""
@@ -35,12 +49,25 @@ def lower_dynamic_quantize(lo: Lowering) -> None:
     count = len(lo.op.results)
     scale = lo.result(1) if count > 1 else lo.new(dtypes.F32, ())
     zero = lo.result(2) if count > 2 else lo.new(dtypes.U8, ())
-    parts = lo.scratch(8 * PARTS * lo.machine.lanes)
-    lo.call(Kernel("ranges"), x.ref, parts, x.size)
-    lo.call(Kernel("range_parameters"), parts, scale.ref, zero.ref)
+    _call_range(lo, x, scale, zero)
     y = lo.new(*lo.type())
     call_strided(lo, _QUANTIZE, [x, scale, zero], [y], x.shape)
     lo.set(y)
+
+
+def _call_range(lo: Lowering, x: Tensor, scale: Tensor, zero: Tensor) -> None:
+    parts = lo.scratch(8 * PARTS * lo.machine.lanes)
+    lo.call(Kernel("ranges"), x.ref, parts, x.size)
+    lo.call(Kernel("range_parameters"), parts, scale.ref, zero.ref)
+
+
+def rounded_by_range(lo: Lowering, x: Tensor) -> Tensor:
+    """Return plain f32 ``x`` quantized to bytes by its range, and dequantized."""
+    scale, zero = lo.new(dtypes.F32, ()), lo.new(dtypes.U8, ())
+    _call_range(lo, x, scale, zero)
+    y = lo.new(x.dtype, x.shape)
+    call_strided(lo, _ROUND, [x, scale, zero], [y], x.shape)
+    return y
 
 
 @emits("ranges")
@@ -60,8 +87,8 @@ def emit_ranges(e: Emitter) -> None:
         whole = b.add(start, b.and_(b.sub(stop, start), i64(-block)))
 
         def merge(state: list[Val], u: int, value: Val) -> None:
-            state[u] = _smaller(e, value, state[u])
-            state[_UNROLL + u] = _larger(e, value, state[_UNROLL + u])
+            state[u] = smaller(e, value, state[u])
+            state[_UNROLL + u] = larger(e, value, state[_UNROLL + u])
 
         def several(i: Val, state: list[Val]) -> list[Val]:
             place = e.off(source, b.shl(i, i64(2)))
@@ -77,7 +104,7 @@ def emit_ranges(e: Emitter) -> None:
         state = e.loop(whole, [e.zero(type_)] * (2 * _UNROLL), several, start=start, step=block)
         state = e.loop(stop, state, single, start=whole, step=e.lanes)
         target = e.ptr(b.add(out, b.mul(number, i64(2 * width))))
-        for k, combine in enumerate((_smaller, _larger)):
+        for k, combine in enumerate((smaller, larger)):
             total = state[_UNROLL * k]
             for value in state[_UNROLL * k + 1 : _UNROLL * (k + 1)]:
                 total = combine(e, value, total)
@@ -86,12 +113,23 @@ def emit_ranges(e: Emitter) -> None:
     e.each(last, part, start=first)
 
 
-def _smaller(e: Emitter, x: Val, y: Val) -> Val:
+def smaller(e: Emitter, x: Val, y: Val) -> Val:
+    """Return the smaller of two floats; ``y`` where one is NaN."""
     return e.b.select(e.b.fcmp_ordered("<", x, y), x, y)
 
 
-def _larger(e: Emitter, x: Val, y: Val) -> Val:
+def larger(e: Emitter, x: Val, y: Val) -> Val:
+    """Return the larger of two floats; ``y`` where one is NaN."""
     return e.b.select(e.b.fcmp_ordered(">", x, y), x, y)
+
+
+def parameters(e: Emitter, low: Val, high: Val) -> tuple[Val, Val]:
+    """Return scale and zero point, a float, of the range from ``low`` <= 0 to ``high`` >= 0."""
+    b, levels = e.b, e.const(255.0, F32)
+    spread = b.fdiv(b.fsub(high, low), levels)
+    step = b.select(b.fcmp_ordered("==", high, low), e.const(1.0, F32), spread)
+    point = e.unary("rint", b.fdiv(b.fneg(low), step))
+    return step, smaller(e, larger(e, point, e.zero(F32)), levels)
 
 
 @emits("range_parameters")
@@ -111,12 +149,7 @@ def emit_range_parameters(e: Emitter) -> None:
         return e.reduce_lanes(total, lambda x, y: combine(e, x, y))
 
     def compute(_: Val) -> None:
-        low, high = extreme(_smaller, 0), extreme(_larger, width)
-        span = b.fsub(high, low)
-        one, levels = e.const(1.0, F32), e.const(255.0, F32)
-        step = b.select(b.fcmp_ordered("==", high, low), one, b.fdiv(span, levels))
-        point = e.unary("rint", b.fdiv(b.fneg(low), step))
-        point = _smaller(e, _larger(e, point, e.zero(F32)), levels)
+        step, point = parameters(e, extreme(smaller, 0), extreme(larger, width))
         e.store(step, e.ptr(scale))
         e.store(b.trunc(b.fptosi(point, I32), I8), e.ptr(zero))
 

@@ -24,7 +24,7 @@ from lepton_ir.backends.numba.lowering import Lowering, lowers
 from lepton_ir.backends.numba.plan import Ref, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from lepton_ir.backends.numba.plan import Array
 
@@ -36,24 +36,43 @@ _ADD = Expression(("f32", "f32"), (Step("add", "f32", (0, 1)),), (2,))
 @lowers("lstm")
 def lower_lstm(lo: Lowering) -> None:
     """Lower LSTM with constant weights, the usual activations and whole sequences."""
+    if lo.anchor.attr("layout"):
+        lo.decline("another layout")
+    decline_unusual(lo)
+    lower_directions(lo, lo.plain(lo.operand(0)), lo.operand(2).shape[2], _lower_direction)
+
+
+def decline_unusual(lo: Lowering) -> None:
+    """Decline what the kernels of LSTM do not do.
+
+    Raises:
+        Declined: the layer has it.
+    """
     op = lo.anchor
-    x = lo.operand(0)
     usual = (None, (), ("Sigmoid", "Tanh", "Tanh"), ("Sigmoid", "Tanh", "Tanh") * 2)
-    if x.dtype is not dtypes.F32 or op.attr("activations") not in usual:
+    if lo.operand(0).dtype is not dtypes.F32 or op.attr("activations") not in usual:
         lo.decline("other types or activations")
-    if op.attr("clip") or op.attr("input_forget") or op.attr("layout") or lo.has(4) or lo.has(7):
-        lo.decline("clipping, coupled gates, another layout, lengths or peepholes")
-    recurrent = lo.known(2)
-    if lo.known(1) is None or recurrent is None or (lo.has(3) and lo.known(3) is None):
+    if op.attr("clip") or op.attr("input_forget") or lo.has(4) or lo.has(7):
+        lo.decline("clipping, coupled gates, lengths or peepholes")
+    if not (lo.is_known(1) and lo.is_known(2)) or (lo.has(3) and not lo.is_known(3)):
         lo.decline("weights that are not constant")
-    directions, _, hidden = recurrent.shape
-    x = lo.plain(x)
+
+
+def lower_directions(
+    lo: Lowering,
+    x: Tensor,
+    hidden: int,
+    lower: Callable[[Lowering, Tensor, tuple[Tensor, Tensor, Tensor], int, int, bool], None],
+) -> None:
+    """Add the kernels of an LSTM's directions with ``lower`` and set the results."""
+    op = lo.anchor
+    directions = 2 if op.attr("direction") == "bidirectional" else 1
     steps, batch, _ = x.shape
     y = lo.new(dtypes.F32, (steps, directions, batch, hidden))
     last_h, last_c = (lo.new(dtypes.F32, (directions, batch, hidden)) for _ in range(2))
     for d in range(directions):
         backward = op.attr("direction") == "reverse" or d == 1
-        _lower_direction(lo, x, (y, last_h, last_c), d, hidden, backward)
+        lower(lo, x, (y, last_h, last_c), d, hidden, backward)
     for index, t in enumerate((y, last_h, last_c)[: len(lo.op.results)]):
         lo.set(t, index)
 
@@ -70,10 +89,7 @@ def _lower_direction(
     steps, batch, _ = x.shape
     blocks = -(-hidden // lanes)
 
-    def both(b: Array) -> Array:
-        return b[d, : GATES * hidden] + b[d, GATES * hidden :]
-
-    gates = input_product(lo, x, d, (GATES, hidden), both)
+    gates = input_product(lo, x, d, (GATES, hidden), both_biases(d, hidden))
     panels = recurrent_panels(lo, d, tuple(range(GATES)), hidden)
     size = 4 * batch * hidden
     initial = [initial_state(lo, index, batch * hidden, d) for index in (5, 6)]
@@ -85,12 +101,19 @@ def _lower_direction(
     lo.call(kernel, *refs, steps, batch, hidden, *strides)
 
 
+def both_biases(d: int, hidden: int) -> Callable[[Array], Array]:
+    """Return what adds the two biases of direction ``d``."""
+    return lambda b: b[d, : GATES * hidden] + b[d, GATES * hidden :]
+
+
 def input_product(
     lo: Lowering,
     x: Tensor,
     d: int,
     size: tuple[int, int],
     bias_of: Callable[[Array], Array],
+    weights_of: Callable[[Array], Array] | None = None,
+    key: Hashable = (),
 ) -> Tensor:
     """Add the product of all steps' inputs with the input weights of direction ``d``.
 
@@ -100,6 +123,8 @@ def input_product(
         d: the direction.
         size: numbers of gates and of hidden units.
         bias_of: takes what is added to the product out of the bias.
+        weights_of: makes (columns, features) of the weights, by default part ``d``.
+        key: says what ``weights_of`` does.
 
     Returns:
         (steps * batch, columns), the columns ordered ``[unit block, gate, lane]``.
@@ -110,17 +135,18 @@ def input_product(
     columns = blocks_of(hidden, lanes) * gates * lanes
 
     def pack(w: Array) -> Array:
-        return pack_panels(np.ascontiguousarray(ordered(w[d], lanes, gates).T), width)
+        rows = weights_of(w) if weights_of else w[d]
+        return pack_panels(np.ascontiguousarray(ordered(rows, lanes, gates).T), width)
 
     def pack_bias(b: Array) -> Array:
         return ordered(bias_of(b)[:, None], lanes, gates)[:, 0].copy()
 
-    weights = lo.packed(1, ("recurrent", d, lanes, width, gates), pack)
+    weights = lo.packed(1, ("recurrent", d, lanes, width, gates, key), pack)
     assert weights is not None
     flat = Tensor(x.dtype, (steps * batch, depth), x.ref, (depth, 1))
     found = lo.new(dtypes.F32, (steps * batch, columns))
-    key = ("recurrent", lo.anchor.name, d, lanes, lo.anchor.all_attrs().get("linear_before_reset"))
-    bias = lo.packed(3, key, pack_bias) if lo.has(3) else None
+    form = ("recurrent", lo.anchor.name, d, lanes, lo.anchor.all_attrs().get("linear_before_reset"))
+    bias = lo.packed(3, form, pack_bias) if lo.has(3) else None
     if bias is None:
         bias = zeros(lo, columns)
     row = Tensor(dtypes.F32, (columns,), bias, (1,))
@@ -196,17 +222,9 @@ def emit_lstm(e: Emitter, backward: bool) -> None:
                 panel = e.off(e.ptr(panels), b.mul(p, b.mul(hidden, i64(GATES * size))))
                 start = [e.load(inputs, type_, size * g) for g in range(GATES)]
                 sums = gate_sums(e, start, panel, before, hidden)
-                i, o, f = (vmath.sigmoid(e, g) for g in sums[:3])
-                at = e.off(cell, b.mul(p, i64(size)))
-                new = e.fma(f, e.load(at, type_), b.fmul(i, vmath.tanh(e, sums[3])))
-                e.store(new, at)
-                found = b.fmul(o, vmath.tanh(e, new))
-                goal = e.off(e.ptr(out), b.mul(p, i64(size)))
-                with b.if_else(b.icmp_signed("<", p, whole)) as (then, otherwise):
-                    with then:
-                        e.store(found, goal)
-                    with otherwise:
-                        e.store_masked(found, goal, mask)
+                offset = b.mul(p, i64(size))
+                found = next_state(e, sums, e.off(cell, offset))
+                store_units(e, found, e.off(e.ptr(out), offset), b.icmp_signed("<", p, whole), mask)
 
             e.each(blocks, block)
             return [out]
@@ -216,6 +234,23 @@ def emit_lstm(e: Emitter, backward: bool) -> None:
         copy_row(e, cell, e.ptr(b.add(last_c, state)), whole, mask, hidden)
 
     e.each(last, one, start=first)
+
+
+def next_state(e: Emitter, gates: list[Val], cell: Val) -> Val:
+    """Step the cell states at a pointer on by the gates i, o, f and c; return the new h."""
+    i, o, f = (vmath.sigmoid(e, g) for g in gates[:3])
+    new = e.fma(f, e.load(cell, gates[0].type), e.b.fmul(i, vmath.tanh(e, gates[3])))
+    e.store(new, cell)
+    return e.b.fmul(o, vmath.tanh(e, new))
+
+
+def store_units(e: Emitter, units: Val, goal: Val, is_whole: Val, mask: Val) -> None:
+    """Store a block of units, those that ``mask`` sets of one that is not whole."""
+    with e.b.if_else(is_whole) as (then, otherwise):
+        with then:
+            e.store(units, goal)
+        with otherwise:
+            e.store_masked(units, goal, mask)
 
 
 def copy_row(e: Emitter, source: Val, target: Val, whole: Val, mask: Val, size: Val) -> None:
