@@ -76,7 +76,8 @@ def _lower_direction(
     scale, zero = _meaning(lo, W_SCALE, d, GATES * hidden)
 
     def weights(w: Array) -> Array:
-        return ((w[d].astype(np.float32) - zero.astype(np.float32)) * scale).T
+        found: Array = (w[d].astype(np.float32) - zero.astype(np.float32)) * scale
+        return found.T
 
     key = (scale.tobytes(), zero.tobytes())
     gates = input_product(lo, x, d, (GATES, hidden), both_biases(d, hidden), weights, key)
@@ -159,8 +160,9 @@ class _Walk:
         e, b = self.e, self.e.b
 
         def one(n: Val) -> None:
-            places = (b.add(source, b.mul(n, source_row)), b.add(target, b.mul(n, target_row)))
-            copy_row(e, *map(e.ptr, places), self.whole, self.mask, self.hidden)
+            here = e.ptr(b.add(source, b.mul(n, source_row)))
+            there = e.ptr(b.add(target, b.mul(n, target_row)))
+            copy_row(e, here, there, self.whole, self.mask, self.hidden)
 
         e.each(self.batch, one)
 
