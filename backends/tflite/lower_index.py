@@ -158,6 +158,10 @@ def _scatter_nd(b: Builder, op: Op) -> list[Value]:
     x, indices, updates = operand(op, 0), operand(op, 1), operand(op, 2)
     reduction = op.attr("reduction")
     safe = _nd_wrapped(b, x, indices)
+    if reduction not in ("none", "add") or not all(isinstance(d, int) for d in shape_of(x)):
+        if safe is indices:
+            raise ValueError(f"no operator scatters {x.dtype} with {reduction}")
+        return [b.scatter_nd(x, safe, updates, reduction=reduction)]
     if reduction == "add" and _is_zero(x):
         if safe is indices:
             raise ValueError("no operator scatters so")
@@ -165,8 +169,6 @@ def _scatter_nd(b: Builder, op: Op) -> list[Value]:
     placed = b.scatter_nd(_zeros(b, x, dtype_of(x)), safe, updates, reduction="add")
     if reduction == "add":
         return [b.add(x, placed)]
-    if reduction != "none":
-        raise ValueError(f"no operator scatters with {reduction}")
     ones = b.const(np.ones(static_shape(updates), np.int32))
     count = b.scatter_nd(_zeros(b, x, dtypes.I32), safe, ones, reduction="add")
     return [b.where(b.greater(count, full(b, 0, count)), placed, x)]
@@ -175,7 +177,7 @@ def _scatter_nd(b: Builder, op: Op) -> list[Value]:
 def _scatter_elements(b: Builder, op: Op) -> list[Value]:
     """As ``scatter_nd`` with the places of all axes."""
     x, indices, updates = operand(op, 0), operand(op, 1), operand(op, 2)
-    shape = static_shape(indices)
+    shape = shape_of(indices)
     rank = len(shape)
     axis = op.attr("axis") % rank
     kind = dtype_of(indices).numpy
@@ -184,8 +186,16 @@ def _scatter_elements(b: Builder, op: Op) -> list[Value]:
     for i in range(rank):
         if i == axis:
             parts.append(safe)
+        elif not all(isinstance(d, int) for d in shape):
+            own = b.reshape(
+                line(b, indices, i), i64(b, *(-1 if k == i else 1 for k in range(rank)))
+            )
+            own = b.unsqueeze(b.cast(own, to=dtype_of(indices)), i64(b, rank))
+            # Broadcast to the indices, without a negative number on the way.
+            parts.append(b.add(b.mul(safe, full(b, 0, safe)), own))
         else:
-            place = np.broadcast_to(_grid(shape, i, 1), shape)[..., None]
+            known: Any = shape
+            place = np.broadcast_to(_grid(known, i, 1), known)[..., None]
             parts.append(b.const(np.ascontiguousarray(place).astype(kind)))
     places = parts[0] if rank == 1 else b.concat(*parts, axis=-1)
     return [b.scatter_nd(x, places, updates, reduction=op.attr("reduction"))]

@@ -130,8 +130,10 @@ def _bounds(start: int, stop: int, step: int, size: int) -> tuple[int, int]:
     start += size if start < 0 else 0
     stop += size if stop < 0 else 0
     if step > 0:
-        return min(max(start, 0), size), min(max(stop, 0), size)
-    return min(max(start, 0), size - 1), min(max(stop, -1), size - 1)
+        low, high = min(max(start, 0), size), min(max(stop, 0), size)
+        return (low, high) if low < high else (0, 0)
+    low, high = min(max(start, 0), size - 1), min(max(stop, -1), size - 1)
+    return (low, high) if low > high else (0, 0)
 
 
 def _slice_plan(op: Op) -> tuple[list[int], list[int], list[int], int] | None:
@@ -159,6 +161,8 @@ def _slice_plan(op: Op) -> tuple[list[int], list[int], list[int], int] | None:
         if isinstance(size, int):
             low, high = _bounds(start, stop, step, size)
             begin[axis], end[axis] = low, high
+            if low == high:  # XNNPACK takes a length of 0 for all there is, but no step backwards
+                stride[axis] = -1
             if step < 0 and high < 0:
                 end[axis], mask = 0, mask | 1 << axis
         elif step < 0 and (stop <= _INT_MIN):
@@ -451,16 +455,69 @@ def _gather_nd_fits(op: Op) -> str:
     return _safe(op.operands[1])
 
 
+_COMPUTED = {
+    "none": "",
+    "add": "STABLEHLO_ADD",
+    "mul": "STABLEHLO_MULTIPLY",
+    "max": "STABLEHLO_MAXIMUM",
+    "min": "STABLEHLO_MINIMUM",
+}
+
+
+def _scatters(op: Op) -> bool:
+    """Return whether a scatter is STABLEHLO_SCATTER: all but sums on zeros of a known shape."""
+    x = op.operands[0]
+    assert x is not None
+    static = all(isinstance(d, int) for d in x.shape or ())
+    return op.attr("reduction") not in ("none", "add") or not static
+
+
+def _scatter_kind(op: Op) -> str:
+    return "STABLEHLO_SCATTER" if _scatters(op) else "SCATTER_ND"
+
+
+def _stablehlo_scatter(g: Graph, op: Op) -> None:
+    x, indices, updates = op.operands
+    assert x is not None
+    assert x.dtype is not None
+    assert indices is not None
+    assert indices.shape is not None
+    inner = g.nested(f"{op.node_name or 'scatter'}_{op.attr('reduction')}")
+    old, new, made = (inner.temporary(x.dtype, (), n) for n in ("old", "new", "kept"))
+    builtin = _COMPUTED[op.attr("reduction")]
+    if builtin:
+        inner.add(builtin, [old, new], [made])
+    computation = inner.finish([old, new], [made if builtin else new])
+    depth, batch = int(indices.shape[-1]), len(indices.shape) - 1  # type: ignore[arg-type]
+    g.add(
+        "STABLEHLO_SCATTER",
+        [g.value(x), g.value(indices), g.value(updates)],
+        [g.result(op)],
+        update_window_dims=range(batch, batch + (x.rank or 0) - depth),
+        inserted_window_dims=range(depth),
+        scatter_dims_to_operand_dims=range(depth),
+        index_vector_dim=batch,
+        update_computation_subgraph_index=computation,
+    )
+
+
 def _scatter_nd(g: Graph, op: Op) -> None:
     x, indices, updates = op.operands
     assert x is not None
     assert indices is not None
+    if _scatters(op):
+        _stablehlo_scatter(g, op)
+        return
     shape = g.ints([int(d) for d in x.shape or ()])  # type: ignore[arg-type]
     g.add("SCATTER_ND", [g.narrow(indices), g.value(updates), shape], [g.result(op)])
 
 
 def _scatter_nd_fits(op: Op) -> str:
-    x = op.operands[0]
+    x, indices = op.operands[:2]
+    if _scatters(op):
+        depth = (indices.shape or (None,))[-1] if indices is not None else None
+        known = isinstance(depth, int)
+        return _safe(indices) if known else "the length of the index tuples is not known"
     payload = const_tensor(x)
     if op.attr("reduction") != "add" or payload is None:
         return "SCATTER_ND adds to zeros"
@@ -522,7 +579,7 @@ ROWS = {
     "transpose": Row("TRANSPOSE", _transpose, empty=True),
     "concat": Row("CONCATENATION", _concat, empty=True),
     "split": Row("SPLIT_V", _split, _split_fits),
-    "slice": Row("STRIDED_SLICE", _slice, _slice_fits),
+    "slice": Row("STRIDED_SLICE", _slice, _slice_fits, empty=True),
     "pad": Row(_pad_kind, _pad, _pad_fits, empty=True),
     "tile": Row("TILE", _tile, empty=True),
     "expand": Row("BROADCAST_TO", _expand, _expand_fits, empty=True),
@@ -531,7 +588,7 @@ ROWS = {
     "shape": Row("SHAPE", _shape, _shape_fits, empty=True),
     "gather": Row("GATHER", _gather, _gather_fits, empty=True),
     "gather_nd": Row("GATHER_ND", _gather_nd, _gather_nd_fits),
-    "scatter_nd": Row("SCATTER_ND", _scatter_nd, _scatter_nd_fits),
+    "scatter_nd": Row(_scatter_kind, _scatter_nd, _scatter_nd_fits),
     "one_hot": Row("ONE_HOT", _one_hot, _one_hot_fits, judged=2),
     "top_k": Row("TOPK_V2", _top_k, _top_k_fits),
     "soft_non_max_suppression": Row(_suppression_kind, _suppression, _suppression_fits),
