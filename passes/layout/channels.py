@@ -17,7 +17,6 @@ from lepton_ir.passes.decompose import decompose_body
 from lepton_ir.passes.fuse._match import made_by
 from lepton_ir.passes.fuse._weights import batch_norm_affine, rounded
 from lepton_ir.passes.layout.order import Order, perm_of
-from lepton_ir.passes.layout.regroup import groups_of
 from lepton_ir.rewrite import rewrite
 from lepton_ir.tensors import ElidedTensor, PermutedTensor
 
@@ -151,10 +150,9 @@ def norm_by_groups(m: Match, rw: Rewriter) -> bool:
     if x.dtype is not dtypes.F32 or (of_groups and op.attr("per_group")):
         return rw.fail("elements are {}, or scales are for groups", x.dtype)
     if view is not None:
-        parts = groups_of(x.shape, view.result.shape)
-        rest = tuple(range(1, len(x.shape)))
-        whole = [((0,), (0,)), (rest, (1, 2) if count > 1 else (2,))]
-        if view.result.rank != _LEAST_RANK or parts != whole:
+        # Batch and groups leave the last axis no choice.
+        parts = view.result.shape or ()
+        if len(parts) != _LEAST_RANK or parts[1] != count or not same_dim(parts[0], x.shape[0]):
             return rw.fail("the reshape is not proven to keep the batch, or to make groups")
     channels = x.shape[1]
     if not isinstance(channels, int) or not count or channels % count:
