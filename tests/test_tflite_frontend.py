@@ -21,7 +21,7 @@ from lepton_ir.text.parse import parse_module
 from lepton_ir.text.print import print_module
 from lepton_ir.types import TensorType
 from tests.tflite_cases import Case, load
-from tests.tflite_models import HAS_LITERT, Maker, T, const, litert
+from tests.tflite_models import HAS_LITERT, Maker, T, const, litert, one_operator
 
 needs_litert = pytest.mark.skipif(
     not HAS_LITERT, reason="needs LiteRT: pip install 'lepton-ir[litert]'"
@@ -303,3 +303,16 @@ def test_real_files_compute_what_litert_does(path: Path | None) -> None:
         _drive(module, case, lambda f: run_list(module, f)), want, strict=True
     ):
         _close(module, [np.asarray(v) for v in found], expected)
+
+
+@pytest.mark.parametrize("name", ["RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL"])
+def test_random_numbers_are_random_operations(name: str) -> None:
+    x, count = T((2, 3)), const(5, "int32")
+    operands = [x, count] if name == "MULTINOMIAL" else [const([2, 5], "int32")]
+    dtype = "int64" if name == "MULTINOMIAL" else "float32"
+    module = lepton_ir.load(one_operator(name, operands, [T((2, 5), dtype)], seed=3))
+    op = module.main.block.last.prev  # type: ignore[union-attr]
+    assert op is not None
+    assert op.definition is not None
+    assert op.definition.effects == "random"
+    assert op.result.shape == (2, 5)

@@ -34,6 +34,9 @@ ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
 STORAGE = "tflite/storage"
 """Rule of casts of constants that the file keeps in 16 bits."""
 
+STORED_BYTES = 512
+"""Bytes from which on constants stay in 16 bits."""
+
 HYBRID = "tflite.hybrid"
 """Metadata of what dequantizes weights: how a kernel quantizes the floats that it multiplies."""
 
@@ -246,9 +249,14 @@ class Call:
 
 
 def stored(b: Builder, value: Value) -> Value:
-    """Return the numbers of f32 of a constant that the file keeps in 16 bits, where it stays."""
+    """Return the numbers of f32 of a constant that the file keeps in 16 bits, where it stays.
+
+    Small ones (slopes, biases) become constants of f32, which other rules know.
+    """
     given = b.loc
-    b.loc = Location("", (given,), STORAGE)
+    tensor = const_tensor(value)
+    if tensor is None or tensor.nbytes >= STORED_BYTES:
+        b.loc = Location("", (given,), STORAGE)
     made: Value = b.cast(value, to=dtypes.F32)
     b.loc = given
     return made

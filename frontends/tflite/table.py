@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
     Reader = Callable[[Call], "Value | Sequence[Value | None]"]
 
-FAMILIES = ("elementwise", "neural", "shapes", "reduction", "indexing", "control", "recurrent")
+FAMILIES = (
+    "elementwise",
+    "neural",
+    "shapes",
+    "reduction",
+    "indexing",
+    "control",
+    "recurrent",
+    "misc",
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tests.tflite_cases import SAME, VALID, case, ints, q, rand
 from tests.tflite_models import T, const
 
@@ -254,3 +256,28 @@ case(
     version=2,
 )
 case("EMBEDDING_LOOKUP", [T((3,), "int32"), const(rand(5, 4))], [T((3, 4))], feeds=[[0, 4, 2]])
+
+
+def _nibbles(*shape: int) -> T:
+    """Return weights of 4 bits, two to a byte, the lower one first."""
+    codes = ints(*shape, low=-7, high=7).reshape(-1) & 15
+    packed = (codes[::2] | codes[1::2] << 4).astype(np.uint8)
+    return T(shape, "uint8", packed, scale=[0.1 + 0.02 * i for i in range(shape[0])], kind="INT4")
+
+
+case(
+    "FULLY_CONNECTED",
+    [T((3, 4)), _nibbles(6, 4), None],
+    [T((3, 6))],
+    label="i4",
+    tolerance=3e-2,
+    version=10,
+)
+case(
+    "FULLY_CONNECTED",
+    [q((3, 4)), _nibbles(6, 4), const(ints(6), "int32", scale=0.005)],
+    [q((3, 6), 0.1, -3)],
+    label="i8-i4",
+    steps=1,
+    version=10,
+)

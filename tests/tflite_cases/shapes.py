@@ -144,3 +144,22 @@ case("RANGE", [T(()), T(()), T(())], [T((-1,))], label="f32", feeds=[2, -1, -0.5
 case("MATRIX_DIAG", [T((2, 3))], [T((2, 3, 3))])
 case("MATRIX_SET_DIAG", [T((2, 3, 4)), T((2, 3))], [T((2, 3, 4))])
 case("MATRIX_SET_DIAG", [T((2, 4, 3)), T((2, 3))], [T((2, 4, 3))], label="tall")
+case("DILATE", [T((2, 3)), const([2, 3], "int32"), const(0.5)], [T((3, 7))])
+case("DILATE", [T((2, 3)), const([1, 2], "int32"), const(0.0)], [T((2, 5))], label="rows")
+case(
+    "STABLEHLO_PAD",
+    [T((2, 3)), const(1.5)],
+    [T((5, 6))],
+    edge_padding_low=[1, 0],
+    edge_padding_high=[1, 1],
+    interior_padding=[1, 1],
+)
+case(
+    "STABLEHLO_PAD",
+    [T((4, 5)), const(1.5)],
+    [T((3, 4))],
+    label="negative",
+    edge_padding_low=[-1, 1],
+    edge_padding_high=[0, -2],
+    interior_padding=[0, 0],
+)
