@@ -160,7 +160,7 @@ def call_winograd(
     subtiles, larger = sum(n for _, n in widths), widths[0][1] if len(widths) > 1 else 0
     size = 4 * block
     one = widths[0][0] * size  # bytes of the tiles that are multiplied at a time, a channel block
-    together = max(1, min(subtiles, lo.machine.l2 // 2 // (form.positions * inputs * one)))
+    together = max(1, min(subtiles, lo.machine.l2 // (form.positions * inputs * one)))
     room = [form.positions * (n * together * one + size) for n in (inputs, VECTORS)]
     room.append(form.positions * size)
     scratch = lo.scratch(lo.threads * sum(room))
