@@ -39,6 +39,16 @@ def test_what_the_peer_refuses_is_inconclusive(tmp_path, capsys):
     assert row["inconclusive"].startswith("onnxruntime: ")
 
 
+def test_what_is_not_finite_is_inconclusive(tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[4] x) => (float[4] y) {\n'
+    text += "a = Abs(x)\nb = Sub(a, a)\ny = Div(b, b)\n}"
+    (tmp_path / "m.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    assert accuracy.main([str(tmp_path), "--draws", "2"]) == 0
+    assert "no number is finite" in json.loads(capsys.readouterr().out)["inconclusive"]
+
+
 def test_a_model_with_dynamic_ranges_is_judged(tmp_path, capsys):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

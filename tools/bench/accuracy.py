@@ -9,8 +9,9 @@ root of the mean square, and the largest. A row shows our error by the peer's: o
 draws together (`rms`, the one to judge by), and of single draws the median and the worst; the same
 for the largest differences. No error counts as less than that of rounding the truth to float32, so
 that a peer which happens to hit the last bit of a few outputs does not make the ratio mean nothing.
-A model that the peer or the float64 run cannot run on the drawn inputs is `inconclusive`, one that
-we cannot run is a `problem`. Exits 1 if an `rms` is above `--limit` or a model has a problem.
+Draws that the peer or the float64 run cannot run, or whose results are not finite, do not count; a
+model without others is `inconclusive`, one that we cannot run is a `problem`. Exits 1 if an `rms`
+is above `--limit` or a model has a problem.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def errors(exact: Sequence[Any], found: Sequence[Any]) -> Errors:
 
     Raises:
         ValueError: a result has another shape, or is not finite where it should be.
+        InconclusiveError: no float of the truth is finite.
     """
     parts = []
     for truth, result in zip(exact, found, strict=True):
@@ -79,6 +81,8 @@ def errors(exact: Sequence[Any], found: Sequence[Any]) -> Errors:
         scale = float(np.abs(wide).max(initial=0.0)) or 1.0
         parts.append(np.abs(result[finite].astype(np.float64) - wide).ravel() / scale)
     every = np.concatenate(parts) if parts else np.zeros(1)
+    if not every.size:
+        raise InconclusiveError("float64 run: no number is finite")
     return Errors(float(np.square(every).mean()), float(every.max(initial=0.0)))
 
 
@@ -178,13 +182,18 @@ def judge(path: Path, args: argparse.Namespace, shapes: dict[str, list[int]]) ->
     """Return the row of a model; draws go on up to `--draws`, or until `--seconds` have passed."""
     try:
         model = Model(path, args, shapes)
-        draws = []
+        draws, reason = [], None
         started = time.perf_counter()
         for seed in range(args.draws):
-            draws.append(model.measure(seed))
+            try:
+                draws.append(model.measure(seed))
+            except InconclusiveError as error:
+                reason = error
             enough = len(draws) >= min(args.draws, 3)
             if enough and time.perf_counter() - started > args.seconds:
                 break
+        if reason is not None and not draws:
+            raise reason
     except InconclusiveError as error:
         return {"model": path.name, "inconclusive": str(error)[:160]}
     except Exception as error:  # a model that our side refuses does not stop the others
