@@ -76,8 +76,8 @@ class View:
         return scope
 
     def depends(self, ref: Ref, keys: set[str]) -> bool:
-        """Return whether a result needs one of some nodes."""
-        work, seen = [ref.node], set()
+        """Return whether a result needs one of some nodes, not counting what the others need."""
+        work, seen = [ref.node], {k.node for k in self.keys} - keys
         while work:
             name = work.pop()
             if name in keys:

@@ -131,9 +131,11 @@ class _ModelReader:
         inputs = [
             (n.name, Ref(n.name, 0), _placeholder_type(n))
             for n in self.body.nodes.values()
-            if n.op in _INPUTS and (n.name in read or n.attr("dtype") is not None)
+            if n.op in _INPUTS and n.name in read
         ]
         ends = [n for n in self.body.nodes.values() if n.name not in read and n.op not in _SILENT]
+        waited = {i[1:] for n in self.body.nodes.values() for i in n.message.input if i[:1] == "^"}
+        ends = [n for n in ends if n.name not in waited] or ends
         ends = [n for n in ends if n.op not in _FLOW_ALL] or [n for n in ends if n.op == "Exit"]
         if not ends:
             raise InvalidModelError("the graph has no outputs", code="tf-output")

@@ -31,7 +31,7 @@ _MODULES = (
     "quant",
 )
 
-_STRUCTURE_MODULES = ("state", "control", "lists")
+_STRUCTURE_MODULES = ("state", "control", "flow", "lists")
 
 ROWS: dict[str, Row] = {}
 """Operator to row."""
