@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ir import dtypes
-from lepton_ir.infer import InferContext, infer_block, reset_block
+from lepton_ir import dims, dtypes
+from lepton_ir.infer import InferContext, infer_block, is_true, reset_block
 from lepton_ir.ir import Block
 from lepton_ir.opdef import Int, Ints, op
 from lepton_ir.types import (
@@ -182,7 +182,23 @@ def _infer_loop(ctx: InferContext) -> list[Type]:
     fixed: list[Type] = [TensorType(dtypes.I64, ()), TensorType(dtypes.BOOL, ())]
     carried = _carried_fixpoint(block, initial, ctx, before=fixed, offset=1)
     scans = _yield_types(block)[1 + count :]
-    return [*carried, *(_stacked(t, None) for t in scans)]
+    length = _rounds(ctx, block)
+    return [*carried, *(_stacked(t, length) for t in scans)]
+
+
+def _rounds(ctx: InferContext, block: Block) -> Dim | None:
+    """Return how often a loop runs, where nothing but their number ends it."""
+    end, limit = block.terminator, ctx.content("m")
+    start = ctx.value("cond")
+    if end is None or not limit or (start is not None and not is_true(start)):
+        return None
+    again = end.operands[0]
+    if limit[0] is None or not (again is block.args[1] or is_true(again)):
+        return None
+    low = dims.bounds(limit[0])[0]
+    if isinstance(limit[0], int):
+        return max(limit[0], 0)
+    return limit[0] if low is not None and low >= 0 else None
 
 
 @op("loop(m?, cond?, initial*) -> ys*", infer=_infer_loop, regions=("body",))
