@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lepton_ir.tools.options import Options
 
 _TAKES: dict[str, tuple[str, ...]] = {
-    "keep_overridable": ("onnx", "pt2"),
+    "keep_overridable": ("onnx", "pt2", "saved_model"),
     "signature": ("tflite", "saved_model", "pb", "pbtxt"),
     "custom_layers": ("keras", "h5", "hdf5"),
 }

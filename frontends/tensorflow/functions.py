@@ -15,6 +15,9 @@ PASSING = frozenset(("Identity", "StopGradient", "PreventGradient", "Snapshot", 
 """Operators whose result is their operand."""
 
 
+ASSIGN = "AssignVariableOp"
+
+
 class Ref(NamedTuple):
     """A result of a node.
 
@@ -39,6 +42,7 @@ class Body:
         nodes: by name.
         args: names of the operands of a function.
         returns: the results of a function.
+        writes: nodes of a function that assign to a variable; they run whoever reads them.
     """
 
     def __init__(self, nodes: Iterable[Any], library: Library, function: Any = None) -> None:
@@ -53,6 +57,7 @@ class Body:
             self.nodes[message.name] = Node(message)
         self.args: list[str] = []
         self.returns: list[Ref] = []
+        self.writes = [n for n in self.nodes.values() if n.op == ASSIGN and function is not None]
         if function is not None:
             self._read_signature(function)
 

@@ -56,6 +56,20 @@ class Handle(NamedTuple):
     what: str
 
 
+class Access(NamedTuple):
+    """A read of a variable, or a write.
+
+    Attributes:
+        scope: where the node is.
+        node: its name.
+        value: what is read or written.
+    """
+
+    scope: Scope
+    node: str
+    value: Value
+
+
 @dataclass
 class Shared:
     """What all scopes of a model share.
@@ -67,6 +81,8 @@ class Shared:
         taken: names of values in use.
         inlined: functions that were inlined before, whose nodes need other names.
         count: nodes built.
+        reads: of variables, by the name of their handle.
+        writes: to variables.
     """
 
     library: Library
@@ -75,6 +91,8 @@ class Shared:
     taken: set[str] = field(default_factory=set)
     inlined: set[str] = field(default_factory=set)
     count: int = 0
+    reads: dict[str, list[Access]] = field(default_factory=dict)
+    writes: dict[str, list[Access]] = field(default_factory=dict)
 
 
 class Scope:
@@ -264,6 +282,20 @@ class GraphReader:
         for ref in inner.body.returns:
             yield inner, ref.node
         scope.slots[node.name] = [inner.get(r) for r in inner.body.returns]
+        for write in inner.body.writes:
+            refs = inner.body.operands(write)
+            for ref in refs:
+                yield inner, ref.node
+            self._write(inner, write, [inner.get(r) for r in refs])
+
+    def _write(self, scope: Scope, node: Node, operands: Sequence[Slot]) -> None:
+        handle, value = operands
+        if scope.depth or not isinstance(handle, Variable) or not isinstance(value, Value):
+            raise UnsupportedError(
+                "a write to a variable inside control flow", code="tf-op", where=node.describe()
+            )
+        access = Access(scope, node.name, value)
+        self.shared.writes.setdefault(handle.name, []).append(access)
 
     def chained(self, scope: Scope, name: str) -> tuple[str, ...]:
         """Return the functions that are being inlined, one more.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lepton_ir.diagnostics import UnsupportedError, shorten
 from lepton_ir.frontends.tensorflow import table
+from lepton_ir.frontends.tensorflow.functions import ASSIGN
 from lepton_ir.frontends.tensorflow.graph import CALLS, reason
 from lepton_ir.frontends.tensorflow.nodes import FunctionRef, Node
 
@@ -28,7 +29,7 @@ def require_rows(body: Body, outputs: Sequence[Ref], bound: Collection[str]) -> 
     Raises:
         UnsupportedError: there are some; names them.
     """
-    known = {*table.load(), *table.structures(), *CALLS}
+    known = {*table.load(), *table.structures(), *CALLS, ASSIGN}
     missing: dict[str, Node] = {}
     for node in _reachable(body, outputs, bound):
         if node.op not in known and node.op not in body.library:

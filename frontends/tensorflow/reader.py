@@ -14,6 +14,7 @@ from lepton_ir.frontends.tensorflow.graph import GraphReader, Scope, Shared, des
 from lepton_ir.frontends.tensorflow.lowering import TfBuilder
 from lepton_ir.frontends.tensorflow.needs import require_rows
 from lepton_ir.frontends.tensorflow.nodes import STRING, dtype_of, shape_of
+from lepton_ir.frontends.tensorflow.states import written
 from lepton_ir.frontends.tensorflow.variables import Variables, keys_of
 from lepton_ir.ir import Module, Value
 from lepton_ir.pauses import collector_paused
@@ -33,12 +34,18 @@ _FLOW = frozenset(("Exit", "Switch", "Merge", "Enter", "NextIteration", "LoopCon
 _FLOW_ALL = _FLOW | {f"Ref{n}" for n in _FLOW}
 
 
-def load(source: str | os.PathLike[str] | bytes, *, signature: str = "") -> Module:
+def load(
+    source: str | os.PathLike[str] | bytes, *, signature: str = "", keep_overridable: bool = False
+) -> Module:
     """Read a SavedModel folder or a frozen graph. Variables stay in their files until used.
+
+    Variables that a signature writes become further results, ``NAME.out``.
 
     Args:
         source: a path.
         signature: which of a SavedModel; by default ``serving_default``, or the only one.
+        keep_overridable: make variables that are written inputs with a default, so that a caller
+            can carry them from run to run; otherwise each run begins with what the file holds.
 
     Raises:
         InvalidModelError: the file is malformed or contradicts itself.
@@ -49,7 +56,7 @@ def load(source: str | os.PathLike[str] | bytes, *, signature: str = "") -> Modu
     path = os.fspath(source)
     try:
         with collector_paused():
-            module = _ModelReader(read(path), signature).read()
+            module = _ModelReader(read(path), signature, keep_overridable).read()
     except LeptonError as error:
         shown = shorten(path, 200)
         error.where = f"{shown}: {error.where}" if error.where else shown
@@ -59,9 +66,10 @@ def load(source: str | os.PathLike[str] | bytes, *, signature: str = "") -> Modu
 
 
 class _ModelReader:
-    def __init__(self, source: Source, signature: str) -> None:
+    def __init__(self, source: Source, signature: str, keep: bool) -> None:
         self.source = source
         self.signature = signature
+        self.keep = keep
         self.library = Library(source.graph.library)
         self.body = Body(source.graph.node, self.library)
         self.module = Module("tensorflow")
@@ -90,6 +98,8 @@ class _ModelReader:
                 for port, more in enumerate(scope.find(ref.node) or ()):
                     if port:
                         self._output(f"{name}:{port}", more)
+        for name, value in written(shared, self.keep).items():
+            self._output(f"{name}.out", value)
         self.function.output_names = _unique(
             self.names, {v.name or "" for v in self.function.inputs}
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lepton_ir.diagnostics import InvalidModelError, UnsupportedError, shorten
 from lepton_ir.frontends.tensorflow.functions import PASSING
-from lepton_ir.frontends.tensorflow.graph import Variable, described
+from lepton_ir.frontends.tensorflow.graph import Access, Variable, described
 from lepton_ir.frontends.tensorflow.table import tf_structure
 from lepton_ir.ir import Value
 from lepton_ir.tensors import Tensor
@@ -62,7 +62,10 @@ def _read(
 ) -> Sequence[Slot]:
     (handle,) = operands
     if isinstance(handle, Variable):
-        return [_content(reader, scope, handle)]
+        value = _content(reader, scope, handle)
+        access = Access(scope, node.name, value)
+        reader.shared.reads.setdefault(handle.name, []).append(access)
+        return [value]
     if isinstance(handle, Value):  # a variable that was frozen, its reads left
         return [handle]
     raise UnsupportedError(f"reads {described(handle)}", code="tf-variable")
