@@ -102,8 +102,11 @@ def _is_graph(head: bytes) -> bool:
     if head[:1] != b"\n":
         return False
     end = next((i for i, byte in enumerate(head[1:], 1) if byte < 128), len(head)) + 1
-    name = head[end + 2 :]
-    return head[end : end + 1] == b"\n" and all(32 < c < 127 or c == 0x12 for c in name[:4])
+    if head[end : end + 1] != b"\n":
+        return False
+    size = head[end + 1] if len(head) > end + 1 else 0
+    name, rest = head[end + 2 : end + 2 + size], head[end + 2 + size :]
+    return bool(size) and all(32 < c < 127 for c in name) and rest[:1] in (b"", b"\x12")
 
 
 def load(path: str | os.PathLike[str] | bytes, *, format: str = "", **options: Any) -> Module:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from lepton_ir.frontends.tensorflow.graph import GraphReader, Scope, Slot
     from lepton_ir.frontends.tensorflow.nodes import Node
 
+GROWS = "resize_if_index_out_of_bounds"
+"""Attribute of nodes that write: the list becomes longer where it has to."""
+
 Shape = tuple[int | None, ...] | None
 
 
@@ -40,16 +43,18 @@ class TensorList:
         size: the number of elements, an i64 of rank 0; for lists without ``value``.
         dtype: of elements.
         shape: what the file says of their shape.
+        grows: writing behind its end makes it longer.
     """
 
     value: Value | None
     size: Value | None
     dtype: DType
     shape: Shape
+    grows: bool = False
 
     def of(self, value: Value) -> TensorList:
         """Return the list with other elements."""
-        return TensorList(value, None, self.dtype, self.shape)
+        return TensorList(value, None, self.dtype, self.shape, self.grows)
 
 
 def rebuilt(value: Value, like: Slot) -> Slot:
@@ -112,10 +117,18 @@ def _list(slot: Slot) -> TensorList:
     return slot
 
 
-def stored(b: TfBuilder, items: TensorList, index: Value, item: Value) -> TensorList:
-    """Return the list with one element written."""
+def stored(
+    b: TfBuilder, items: TensorList, index: Value, item: Value, grows: bool = False
+) -> TensorList:
+    """Return the list with one element written; one that grows gets zeros up to there."""
     buffer = dense(b, items, b.sizes_of(item))
-    place = b.resized(row_index(b, index), [1, 1])
+    number = row_index(b, index)
+    if grows:
+        end = b.add(number, b.full((), 1, dtypes.I64))
+        missing = b.max(b.sub(end, _length(b, items)), b.full((), 0, dtypes.I64))
+        zeros = b.expand(b.full((), 0, items.dtype), b.ints([Sym(missing), *b.sizes_of(item)]))
+        buffer = b.concat(buffer, zeros, axis=0)
+    place = b.resized(number, [1, 1])
     return items.of(b.scatter_nd(buffer, place, b.unsqueeze(item, b.ints([0]))))
 
 
@@ -149,10 +162,6 @@ def _element_type(node: Node, *names: str) -> DType:
     raise UnsupportedError("a list of texts or handles", code="tf-list")
 
 
-def _reserved(b: TfBuilder, size: Value, dtype: DType, shape: Shape) -> TensorList:
-    return TensorList(None, row_index(b, size), dtype, shape)
-
-
 # -- lists of TensorFlow 2 -------------------------------------------------------------------------
 
 
@@ -161,7 +170,8 @@ def _reserve(
     reader: GraphReader, scope: Scope, node: Node, operands: Sequence[Slot]
 ) -> Sequence[Slot]:
     shape, size = operands
-    return [_reserved(scope.b, size, _element_type(node, "element_dtype"), _static(shape))]
+    count, dtype = row_index(scope.b, size), _element_type(node, "element_dtype")
+    return [TensorList(None, count, dtype, _static(shape))]
 
 
 @tf_structure("EmptyTensorList")
@@ -187,7 +197,8 @@ def _set_item(
     reader: GraphReader, scope: Scope, node: Node, operands: Sequence[Slot]
 ) -> Sequence[Slot]:
     items, index, item = operands[:3]
-    return [stored(scope.b, _list(items), index, item)]
+    grows = bool(node.attr(GROWS, False))
+    return [stored(scope.b, _list(items), index, item, grows)]
 
 
 @tf_structure("TensorListGetItem")
@@ -346,9 +357,10 @@ def _resize(
 def _array(
     reader: GraphReader, scope: Scope, node: Node, operands: Sequence[Slot]
 ) -> Sequence[Slot]:
-    items = _reserved(
-        scope.b, operands[0], _element_type(node, "dtype"), node.attr("element_shape")
-    )
+    size = row_index(scope.b, operands[0])
+    grows = bool(node.attr("dynamic_size", False))
+    dtype, shape = _element_type(node, "dtype"), node.attr("element_shape")
+    items = TensorList(None, size, dtype, shape, grows)
     return [Handle("a TensorArray"), items]
 
 
@@ -357,7 +369,8 @@ def _write(
     reader: GraphReader, scope: Scope, node: Node, operands: Sequence[Slot]
 ) -> Sequence[Slot]:
     _, index, item, flow = operands
-    return [stored(scope.b, _list(flow), index, item)]
+    items = _list(flow)
+    return [stored(scope.b, items, index, item, items.grows)]
 
 
 @tf_structure("TensorArrayReadV3")

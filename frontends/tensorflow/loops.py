@@ -15,7 +15,7 @@ from lepton_ir.diagnostics import InvalidModelError, UnsupportedError
 from lepton_ir.frontends.sized import Sym
 from lepton_ir.frontends.tensorflow.functions import Body, Ref
 from lepton_ir.frontends.tensorflow.graph import Scope, described
-from lepton_ir.frontends.tensorflow.lists import TensorList, dense
+from lepton_ir.frontends.tensorflow.lists import GROWS, TensorList, dense
 from lepton_ir.frontends.tensorflow.lowering import TfBuilder
 from lepton_ir.infer import const_array, content_of, infer_op
 from lepton_ir.ir import Value
@@ -246,7 +246,9 @@ class Loop:
                 continue
             size = content_of(items.size)
             counter = self._key(self.body, index)
+            grows = items.grows or node.attr(GROWS, False)
             fits = size is not None and dims.same_dim(size[0], self.plan.length)
+            fits = fits or (size == (0,) and bool(grows))
             if fits and self.plan.counters.get(counter) == 0:
                 self.plan.stacked[number] = item
             elif size == (1,) and self._is(self.body.body.source(index), 0):

@@ -202,7 +202,7 @@ def _rounds(ctx: InferContext, block: Block) -> Dim | None:
 
 
 @op("loop(m?, cond?, initial*) -> ys*", infer=_infer_loop, regions=("body",))
-def loop(m: Any, cond: Any, *initial: Any, body: Any) -> tuple[Any, ...]:
+def loop(m: Any = None, cond: Any = None, *initial: Any, body: Any) -> tuple[Any, ...]:
     """Iterate a region (ONNX Loop-25).
 
     The body takes ``(iteration: i64[], condition: bool[], carried...)`` and yields
