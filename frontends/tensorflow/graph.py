@@ -105,6 +105,10 @@ class Scope:
         chain: functions that are being inlined.
         prefix: in front of the names of nodes.
         depth: of regions.
+        caller: the scope that this one is nested in, and the node there.
+
+    Attributes:
+        at: the node that is being built.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class Scope:
         chain: tuple[str, ...] = (),
         prefix: str = "",
         depth: int = 0,
+        caller: tuple[Scope, str] | None = None,
     ) -> None:
         self.body = body
         self.b = builder
@@ -123,6 +128,8 @@ class Scope:
         self.chain = chain
         self.prefix = prefix
         self.depth = depth
+        self.caller = caller
+        self.at = ""
         self.slots: dict[str, Sequence[Slot]] = {}
 
     def find(self, name: str) -> Sequence[Slot] | None:
@@ -158,6 +165,7 @@ class Scope:
             chain=self.chain,
             prefix=self.prefix,
             depth=self.depth + 1,
+            caller=(self, self.at),
         )
 
     def label(self, node: Node) -> str:
@@ -231,6 +239,7 @@ class GraphReader:
                 yield scope, ref.node
             operands = [scope.get(r) for r in refs]
             scope.b.loc = Location(scope.label(node))
+            scope.at = node.name
             self._count()
             if structure is not None:
                 found = structure.build(self, scope, node, operands)
@@ -275,6 +284,7 @@ class GraphReader:
                 chain=self.chained(scope, name),
                 prefix=self.prefix(scope, node, name),
                 depth=scope.depth,
+                caller=(scope, node.name),
             ),
             name,
             [scope.get(r) for r in refs],
@@ -337,7 +347,9 @@ class GraphReader:
         Raises:
             UnsupportedError: there is none, or an operand is no tensor.
         """
-        row = self.rows.get(node.op)
+        row = (table.COMPLEX if node.is_complex else self.rows).get(node.op)
+        if row is None and node.is_complex:
+            raise UnsupportedError(f"{shorten(node.op)} of complex numbers", code="tf-complex")
         if row is None:
             raise UnsupportedError(
                 f"operator {shorten(node.op)} is not supported{reason(node.op)}", code="tf-op"

@@ -157,9 +157,9 @@ def _args(node: Node, operands: Sequence[Slot], count: int) -> Sequence[Slot]:
 def _element_type(node: Node, *names: str) -> DType:
     for name in names:
         found = node.attr(name)
-        if found is not None:
+        if found is not None and found.kind != "complex":
             return found  # type: ignore[no-any-return]
-    raise UnsupportedError("a list of texts or handles", code="tf-list")
+    raise UnsupportedError("a list of texts, handles or complex numbers", code="tf-list")
 
 
 # -- lists of TensorFlow 2 -------------------------------------------------------------------------

@@ -52,6 +52,8 @@ DTYPES: dict[int, DType | None] = {
 """Code of an element type (``DataType``) to ours; ``None`` for strings and handles."""
 
 STRING = 7
+COMPLEX = (8, 18)
+"""Codes of complex types."""
 
 
 def dtype_of(code: int) -> DType | None:
@@ -117,6 +119,11 @@ class Node:
     def code(self, name: str, default: int = 0) -> int:
         """Return the number of an element type as the file has it."""
         return int(self.message.attr[name].type) if name in self.message.attr else default
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether it computes with complex numbers."""
+        return any(self.message.attr[n].type in COMPLEX for n in self.message.attr)
 
     def describe(self) -> str:
         """Return the node as a message names it."""

@@ -122,6 +122,8 @@ class _ModelReader:
 
     def _symbolic(self, type_: TensorType, name: str, single: bool) -> TensorType:
         """Return a type whose unknown sizes have names."""
+        if type_.dtype is not None and type_.dtype.kind == "complex":
+            raise UnsupportedError(f"input {shorten(name)} is complex", code="tf-input")
         if type_.shape is None:
             return type_
         shape: list[Any] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lepton_ir.diagnostics import InvalidModelError, UnsupportedError, shorten
 from lepton_ir.frontends.tensorflow.functions import PASSING
 from lepton_ir.frontends.tensorflow.graph import Access, Variable, described
@@ -25,6 +27,9 @@ def _const(
     value = node.attr("value")
     if not isinstance(value, Tensor):
         raise InvalidModelError("a constant without a tensor", code="tf-attr")
+    if value.dtype.kind == "complex":
+        whole = np.asarray(value.numpy())
+        return [scope.b.const(np.stack([whole.real, whole.imag], -1))]
     return [scope.b.const(value)]
 
 

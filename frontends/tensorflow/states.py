@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lepton_ir.diagnostics import UnsupportedError, shorten
 
 if TYPE_CHECKING:
-    from lepton_ir.frontends.tensorflow.graph import Access, Shared
+    from lepton_ir.frontends.tensorflow.graph import Access, Scope, Shared
     from lepton_ir.ir import Value
 
 
@@ -27,11 +27,10 @@ def written(shared: Shared, keep: bool) -> dict[str, Value]:
             raise UnsupportedError(f"variable {shorten(name)} is written twice", code="tf-variable")
         (write,) = writes
         reads = shared.reads.get(name, [])
-        for read in reads:
-            if read.scope is not write.scope or _follows(read, write):
-                raise UnsupportedError(
-                    f"variable {shorten(name)} may be read after it is written", code="tf-variable"
-                )
+        if any(_follows(read, write) for read in reads):
+            raise UnsupportedError(
+                f"variable {shorten(name)} may be read after it is written", code="tf-variable"
+            )
         tensor = shared.variables.tensor(name)
         if write.value.dtype is not tensor.dtype:
             raise UnsupportedError(f"variable {shorten(name)} changes its type", code="tf-variable")
@@ -50,16 +49,26 @@ def written(shared: Shared, keep: bool) -> dict[str, Value]:
     return found
 
 
+def _chain(access: Access) -> list[tuple[Scope, str]]:
+    """Return the node of an access in the scope where it is, and in those around."""
+    chain = [(access.scope, access.node)]
+    while chain[-1][0].caller is not None:
+        chain.append(chain[-1][0].caller)
+    return chain
+
+
 def _follows(read: Access, write: Access) -> bool:
-    """Return whether a read waits for a write."""
-    body = read.scope.body
-    work, seen = [read.node], set()
+    """Return whether a read waits for a write, in the innermost scope that holds both."""
+    writes = {id(scope): node for scope, node in _chain(write)}
+    scope, node = next(c for c in _chain(read) if id(c[0]) in writes)
+    writer = writes[id(scope)]
+    work, seen = [node], set()
     while work:
         name = work.pop()
-        if name == write.node:
+        if name == writer:
             return True
-        node = body.nodes.get(name)
-        if name not in seen and node is not None:
+        found = scope.body.nodes.get(name)
+        if name not in seen and found is not None:
             seen.add(name)
-            work += [i.removeprefix("^").partition(":")[0] for i in node.message.input]
+            work += [i.removeprefix("^").partition(":")[0] for i in found.message.input]
     return False

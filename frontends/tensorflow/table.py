@@ -29,12 +29,19 @@ _MODULES = (
     "image",
     "signal",
     "quant",
+    "complex",
 )
 
 _STRUCTURE_MODULES = ("state", "control", "flow", "lists")
 
 ROWS: dict[str, Row] = {}
 """Operator to row."""
+
+COMPLEX: dict[str, Row] = {}
+"""Operator to row, where it computes with complex numbers: the other rows would be wrong."""
+
+_SPECTRA = ("RFFT", "IRFFT", "ComplexAbs", "Angle", "Real", "Imag", "Complex")
+"""Operators whose rows know of complex numbers."""
 
 _loaded = False
 
@@ -56,6 +63,16 @@ def tf_op(*names: str) -> Callable[[Row], Row]:
     return register
 
 
+def tf_complex(*names: str) -> Callable[[Row], Row]:
+    """Register a row for operators on complex numbers, each a pair in a last axis of two."""
+
+    def register(row: Row) -> Row:
+        COMPLEX.update(dict.fromkeys(names, row))
+        return row
+
+    return register
+
+
 def load() -> dict[str, Row]:
     """Return the whole table."""
     global _loaded
@@ -63,6 +80,7 @@ def load() -> dict[str, Row]:
         for name in _MODULES:
             if importlib.util.find_spec(f"{_PACKAGE}.{name}") is not None:
                 importlib.import_module(f"{_PACKAGE}.{name}")
+        COMPLEX.update({name: ROWS[name] for name in _SPECTRA if name in ROWS})
         _loaded = True
     return ROWS
 
