@@ -168,7 +168,10 @@ def write_model(module: Module, path: str, model: str, source: Module) -> int:
 
 
 def files_size(model: str, module: Module) -> int:
-    """Return the bytes of a model file and of the external data it uses."""
+    """Return the bytes of a model, which may be a folder, and of the external data it uses."""
     with contextlib.suppress(OSError):
+        if os.path.isdir(model):
+            inner = (os.path.join(place, n) for place, _, names in os.walk(model) for n in names)
+            return sum(map(os.path.getsize, inner))
         return sum(os.path.getsize(p) for p in (model, *data_files(module)))
     return 0

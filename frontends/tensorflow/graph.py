@@ -32,7 +32,7 @@ MAX_DEPTH = 40
 """Regions within regions."""
 
 MAX_NODES = 1_000_000
-"""Nodes that are built, functions inlined: some that call each other twice could be endless."""
+"""Nodes that are built: bodies of loops within loops are built several times."""
 
 CALLS = frozenset(("PartitionedCall", "StatefulPartitionedCall"))
 
@@ -260,9 +260,7 @@ class GraphReader:
     def _count(self) -> None:
         self.shared.count += 1
         if self.shared.count > MAX_NODES:
-            raise UnsupportedError(
-                f"more than {MAX_NODES} nodes, functions inlined", code="tf-size"
-            )
+            raise UnsupportedError(f"more than {MAX_NODES} nodes", code="tf-size")
 
     # -- calls -------------------------------------------------------------------------------------
 

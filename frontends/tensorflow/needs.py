@@ -4,18 +4,54 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lepton_ir.diagnostics import UnsupportedError, shorten
+from lepton_ir.diagnostics import InvalidModelError, UnsupportedError, shorten
 from lepton_ir.frontends.tensorflow import table
 from lepton_ir.frontends.tensorflow.functions import ASSIGN
 from lepton_ir.frontends.tensorflow.graph import CALLS, reason
 from lepton_ir.frontends.tensorflow.nodes import FunctionRef, Node
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from lepton_ir.frontends.tensorflow.functions import Body, Ref
 
 _SHOWN = 8
+
+
+MAX_NODES = 300_000
+"""Nodes, functions inlined: some that call each other twice could be endless."""
+
+
+def require_size(body: Body) -> None:
+    """Refuse graphs whose functions call each other without end, or nearly so.
+
+    Raises:
+        InvalidModelError: a function calls itself.
+        UnsupportedError: there are too many nodes.
+    """
+    sizes: dict[str, int] = {}
+    active: set[str] = set()
+    stack = [("", _called(body.nodes.values(), body))]
+    while stack:
+        name, calls = stack[-1]
+        wanted = next((c for c in calls if c not in sizes), None)
+        if wanted is None:
+            nodes = body if not name else body.library.body(name)
+            sizes[name] = len(nodes.nodes) + sum(sizes[c] for c in calls)
+            active.discard(name)
+            stack.pop()
+        elif wanted in active:
+            raise InvalidModelError(f"function {shorten(wanted)} calls itself", code="tf-cycle")
+        else:
+            active.add(wanted)
+            stack.append((wanted, _called(body.library.body(wanted).nodes.values(), body)))
+    if sizes[""] > MAX_NODES:
+        raise UnsupportedError(f"more than {MAX_NODES} nodes, functions inlined", code="tf-size")
+
+
+def _called(nodes: Iterable[Node], body: Body) -> list[str]:
+    found = [f for n in nodes for f in _functions(n, body)]
+    return [f for f in found if f in body.library]
 
 
 def require_rows(body: Body, outputs: Sequence[Ref], bound: Collection[str]) -> None:

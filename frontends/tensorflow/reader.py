@@ -12,8 +12,9 @@ from lepton_ir.frontends.tensorflow.files import Source, read
 from lepton_ir.frontends.tensorflow.functions import Body, Library, Ref
 from lepton_ir.frontends.tensorflow.graph import GraphReader, Scope, Shared, described
 from lepton_ir.frontends.tensorflow.lowering import TfBuilder
-from lepton_ir.frontends.tensorflow.needs import require_rows
+from lepton_ir.frontends.tensorflow.needs import require_rows, require_size
 from lepton_ir.frontends.tensorflow.nodes import STRING, dtype_of, shape_of
+from lepton_ir.frontends.tensorflow.ranks import ranked
 from lepton_ir.frontends.tensorflow.states import written
 from lepton_ir.frontends.tensorflow.variables import Variables, keys_of
 from lepton_ir.ir import Module, Value
@@ -83,6 +84,7 @@ class _ModelReader:
             raise UnsupportedError("a frozen graph has no signatures", code="tf-signature")
         inputs, outputs = self._frozen() if self.source.meta is None else self._signature()
         bound = {ref.node for _, ref, _ in inputs}
+        require_size(self.body)
         require_rows(self.body, [r for _, r in outputs], bound)
         shared = Shared(self.library, self._variables(), self.function)
         scope = Scope(self.body, TfBuilder(self.function.block))
@@ -141,7 +143,7 @@ class _ModelReader:
         """Return inputs and outputs: placeholders, and nodes that nobody reads."""
         read = {r.node for n in self.body.nodes.values() for r in self.body.operands(n)}
         inputs = [
-            (n.name, Ref(n.name, 0), _placeholder_type(n))
+            (n.name, Ref(n.name, 0), ranked(_placeholder_type(n), n.name, self.body))
             for n in self.body.nodes.values()
             if n.op in _INPUTS and n.name in read
         ]
