@@ -113,8 +113,10 @@ def _convolve(b: TfBuilder, node: Node, x: Value, w: Value, kernel: list[int], g
 @tf_op("Conv2D", "Conv3D")
 def conv(b: TfBuilder, node: Node, x: Value, w: Value) -> Any:
     axis = -1 if is_nhwc(node) else 1
-    channels, inner = b.static_size(x, axis, "a convolution"), b.static_size(w, -2, "a convolution")
-    return _convolve(b, node, x, _outward(b, w), _kernel(b, w), channels // max(inner, 1))
+    channels, inner = b.size_of(x, axis), b.static_size(w, -2, "a convolution")
+    # Of channels that are not known there is one group: more of them fail when it runs.
+    group = channels // max(inner, 1) if isinstance(channels, int) else 1
+    return _convolve(b, node, x, _outward(b, w), _kernel(b, w), group)
 
 
 @tf_op("_FusedConv2D")
