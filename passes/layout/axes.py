@@ -15,6 +15,7 @@ import numpy as np
 from lepton_ir.infer import const_array, const_tensor
 from lepton_ir.passes.layout.order import Order, Plan, known_axes, without
 from lepton_ir.passes.layout.regroup import VIEWS, view, view_source
+from lepton_ir.tensors import ElidedTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,11 +47,22 @@ def _i64(values: Sequence[int]) -> np.ndarray[Any, Any]:
     return np.asarray(list(values), np.int64)
 
 
+def stored(value: Value) -> Op | None:
+    """Return what makes ``value`` of a constant of fewer bits alone: a cast, a dequantization."""
+    op = value.op
+    if op is None or op.name not in ("cast", "dequantize_linear") or op.has_attr_refs:
+        return None
+    tensor = const_tensor(op.operands[0])
+    if tensor is None or isinstance(tensor, ElidedTensor):
+        return None
+    return op if all(v is None or v.rank == 0 for v in op.operands[1:]) else None
+
+
 def operand_order(value: Value, order: Order) -> Order | bool | None:
     """Return in which order an operand that broadcasts to a result in ``order`` is wanted.
 
     ``None`` when it reads the same in every order, ``False`` when it cannot be said. A constant of
-    lower rank answers ``order``: it is reshaped when it is folded.
+    lower rank answers ``order``: it is reshaped when it is folded; one of fewer bits alike.
     """
     shape = value.shape
     if shape is None:
@@ -61,7 +73,7 @@ def operand_order(value: Value, order: Order) -> Order | bool | None:
         return False
     if all(d == 1 for d in shape):
         return None
-    if const_tensor(value) is not None:
+    if const_tensor(value) is not None or stored(value) is not None:
         return order
     lead = len(order) - len(shape)
     fixed = all(order[i] == i for i in range(lead, len(order)))

@@ -93,6 +93,8 @@ class Region:
                 if isinstance(const_tensor(value), ElidedTensor):
                     return
                 continue
+            if value.rank != len(wanted):
+                continue  # made of a constant of fewer bits, which is reordered
             known = self.orders.get(value, fresh.get(value))
             if known is None:
                 fresh[value] = wanted

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_ir.diagnostics import Location
 from lepton_ir.infer import const_tensor
-from lepton_ir.passes.layout.axes import reordered
+from lepton_ir.passes.layout.axes import reordered, stored
 from lepton_ir.passes.layout.cut import DEEP_KEY, MEMO_KEY, Region, best_label
 from lepton_ir.passes.layout.order import Order, compose, inverse, is_identity, perm_of
 from lepton_ir.rewrite import is_dead, rewrite
@@ -132,10 +132,21 @@ class _Move:
         if tensor is not None:
             array = reordered(value, order)
             made = self.rw.const(array, tensor.dtype)
+        elif value.rank != len(order):
+            made = self._stored(value, order)
         else:
             made = self._transposed(value, order)
         self.new[value] = made
         return made
+
+    def _stored(self, value: Value, order: Order) -> Value:
+        """Return in ``order`` what a constant of fewer bits and fewer axes becomes."""
+        op = stored(value)
+        assert op is not None
+        source = op.operands[0]
+        assert source is not None
+        moved = self.rw.const(reordered(source, order), source.dtype)
+        return self.rw.build(op.name, moved, *op.operands[1:], **op.attrs).result
 
     def _transposed(self, value: Value, order: Order) -> Value:
         """Return transpose(value, order), through transposes that make ``value``."""
