@@ -71,6 +71,20 @@ def test_all_that_have_a_meaning_pass_in_the_numba_backend(cases, runners, mode)
     assert sum(result.verdict == "ok" for result in results) >= 1951
 
 
+def test_a_sample_runs_as_tflite_or_is_refused(cases, runners):
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    results = conformance.measure("tflite", cases[::SAMPLE], runners)
+    assert not failures(results, "unsupported", "refused")
+
+
+@pytest.mark.slow
+def test_all_that_tflite_can_express_run_in_litert(cases, runners):
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    results = conformance.measure("tflite", cases, runners)
+    assert not failures(results, "unsupported", "refused")
+    assert sum(result.verdict == "ok" for result in results) >= 1440
+
+
 @pytest.mark.slow
 def test_all_keep_their_outputs_through_o2(cases, runners):
     results = conformance.measure("o2", cases, runners)

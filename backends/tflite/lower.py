@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from lepton_ir.backends.tflite import (
+    lower_attention,
     lower_index,
     lower_loop,
     lower_math,
@@ -37,6 +38,7 @@ def lowerings() -> Mapping[str, Callable[[Any, Any], Any]]:
         **lower_rnn.LOWERINGS,
         **lower_quant.LOWERINGS,
         **lower_sample.LOWERINGS,
+        **lower_attention.LOWERINGS,
     }
     wide = {
         n: widened(rows(), n, own.get(n) or _table(n))

@@ -231,7 +231,18 @@ def _reshape(b: Builder, op: Op) -> list[Value]:
     return [b.reshape(x, shape, allowzero=True)]
 
 
+def _reduce(b: Builder, op: Op) -> list[Value]:
+    """Over no axis at all nothing is done."""
+    x, axes = operand(op, 0), optional(op, 1)
+    if op.attr("noop_with_empty_axes") and (axes is None or axes.shape == (0,)):
+        return [b.identity(x)]
+    if x.rank == 0:
+        return [b.identity(x)]
+    raise ValueError("no operator reduces so")
+
+
 LOWERINGS: dict[str, Callable[[Any, Any], Any]] = {
+    **{f"reduce_{kind}": _reduce for kind in ("sum", "mean", "max", "min", "prod")},
     "flatten": _flatten,
     "reshape": _reshape,
     "squeeze": _squeeze,
