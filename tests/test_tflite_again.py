@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -77,3 +79,12 @@ def test_states_and_control_flow_come_back(name: str, tmp_path: Path) -> None:
     for w, g in zip(want, got, strict=True):
         for x, y in zip(w, g, strict=True):
             np.testing.assert_allclose(y, x, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tflite_file_stays_one_where_nothing_says_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "m.tflite").write_bytes(signature_model())
+    command = [sys.executable, "-m", "lepton_ir", str(tmp_path / "m.tflite"), "--check=off"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert read_file(str(tmp_path / "m.opt.tflite")).description == "two"
+    subprocess.run([*command, "--target=ort"], check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "m.opt.onnx").is_file()

@@ -233,6 +233,11 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
     if args.remarks is not None:
         remarks = frozenset(filter(None, args.remarks.split(",")))
     emit = args.emit or _EMITS.get(os.path.splitext(str(args.output))[1], "onnx")
+    if not (args.emit or args.output) and args.target in ("onnx", "tflite") and args.model:
+        from lepton_ir.api import format_of
+
+        # Where nothing says otherwise a TFLite file stays one.
+        emit = "tflite" if format_of(args.model) == "tflite" else emit
     target = "tflite" if emit == "tflite" and args.target == "onnx" else args.target
     return Options(
         model=args.model or "",
