@@ -210,7 +210,7 @@ class Checker:
         lossy: bool = False,
         facts: dict[str, bool] | None = None,
         detail: bool = False,
-        channels_last: dict[str, list[str]] | None = None,
+        ends: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Judge a result against the opened source; returns a verdict as a dict.
 
@@ -220,14 +220,13 @@ class Checker:
             lossy: also measure the signal-to-noise ratio, and go on after a mismatch.
             facts: ``ties``, ``steps`` and ``random`` of the source, see :func:`facts_of`.
             detail: also judge each output alone; the verdict's ``tensors`` lists them.
-            channels_last: names of the result's ``inputs`` and ``outputs`` whose channels go last
-                other than in the source.
+            ends: how the result's inputs and outputs differ from the source's: ``channels_last``
+                names those whose channels go last, ``codes`` says how both encode numbers.
         """
         request: dict[str, Any] = {"compare": os.path.abspath(path), "lossy": lossy}
         if detail:
             request["detail"] = True
-        if channels_last is not None:
-            request["channels_last"] = channels_last
+        request |= {key: value for key, value in (ends or {}).items() if value is not None}
         if rtol is not None:
             request["rtol"] = rtol
         if self._gave_up is not None:

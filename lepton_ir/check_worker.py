@@ -133,6 +133,56 @@ class ChannelsLastRunner:
         return name in self._ends["inputs"]
 
 
+class CodedRunner:
+    """A runner of a result some of whose inputs and outputs encode numbers in another way.
+
+    Args:
+        runner: runs the result.
+        codes: by name of ``inputs`` and ``outputs``, element type, scale and zero point of
+            ``source`` and ``result``.
+    """
+
+    def __init__(self, runner: Runner, codes: dict[str, dict[str, Any]]) -> None:
+        self._runner = runner
+        self._codes = codes
+
+    def inputs(self) -> list[tuple[str, str, list[Any]]]:
+        """Return (name, NumPy dtype name, shape) per input, the type as in the source."""
+        known = self._codes["inputs"]
+        return [
+            (name, known[name]["source"][0] if name in known else dtype, shape)
+            for name, dtype, shape in self._runner.inputs()
+        ]
+
+    def outputs(self) -> list[str]:
+        """Return output names."""
+        return self._runner.outputs()
+
+    def run(self, feeds: dict[str, Any]) -> list[Any]:
+        """Run on inputs as the source encodes them; returns all outputs like that, in order."""
+        given, made = self._codes["inputs"], self._codes["outputs"]
+        found = self._runner.run(
+            {n: recoded(x, given[n], "result") if n in given else x for n, x in feeds.items()}
+        )
+        pairs = zip(self._runner.outputs(), found, strict=True)
+        return [recoded(y, made[n], "source") if n in made else y for n, y in pairs]
+
+
+def recoded(array: Any, codes: dict[str, list[Any]], to: str) -> Any:
+    """Return numbers as one side encodes them, from how the other one does."""
+    import numpy as np
+
+    dtype, scale, zero = codes["source" if to == "result" else "result"]
+    numbers = array if dtype == "float32" else (array.astype(np.float32) - zero) * np.float32(scale)
+    dtype, scale, zero = codes[to]
+    if dtype == "float32":
+        return numbers
+    limits = np.iinfo(dtype)
+    with np.errstate(invalid="ignore"):
+        found = np.nan_to_num(np.rint(numbers / np.float32(scale)) + zero, nan=limits.min)
+    return np.clip(found, limits.min, limits.max).astype(dtype)
+
+
 def is_tflite(path: str) -> bool:
     """Return whether a file says that it is a TFLite file."""
     with open(path, "rb") as file:
@@ -361,6 +411,9 @@ class Session:
     def _result(self, request: dict[str, Any]) -> Runner:
         """Return a runner of the result."""
         runner = make_runner(self.kind, request["compare"])
+        codes = request.get("codes")
+        if codes is not None:
+            runner = CodedRunner(runner, codes)
         ends = request.get("channels_last")
         return runner if ends is None else ChannelsLastRunner(runner, ends)
 

@@ -24,6 +24,7 @@ TABLE: dict[str, str] = {
     "inline": "lepton_ir.passes.inline:Inline",
     "integers": "lepton_ir.passes.integers:Integers",
     "io_layout": "lepton_ir.passes.layout.ends:IoLayout",
+    "io_type": "lepton_ir.passes.quant.io_type:IoType",
     "layout": "lepton_ir.passes.layout:Layout",
     "legalize": "lepton_ir.passes.legalize:Legalize",
     "merge_parallel": "lepton_ir.passes.fuse.parallel:MergeParallel",

@@ -85,6 +85,11 @@ def parser() -> argparse.ArgumentParser:
         default="source",
         help="layout of a TFLite file's inputs and outputs (source)",
     )
+    p.add_argument(
+        "--io-type",
+        choices=("float32", "int8", "uint8"),
+        help="element type of a quantized TFLite file's inputs and outputs (the source's)",
+    )
     p.add_argument("--inline", action="store_true", help="inline the model's local functions")
     p.add_argument(
         "--keep-overridable",
@@ -248,6 +253,7 @@ def _options(args: argparse.Namespace, progress: Any) -> Options:
         opset=args.opset,
         dims=tuple(args.dim),
         io_layout=args.io_layout,
+        io_type=args.io_type,
         calib=tuple(args.calib),
         check=args.check,
         check_timeout=args.check_timeout,

@@ -156,6 +156,10 @@ def plan(options: Options) -> Pipeline:
         if options.emit != "tflite":
             raise LeptonError("only a TFLite file has one", code="option", where="--io-layout")
         steps += Pipeline.parse("io_layout").steps
+    if options.io_type is not None:
+        if options.emit != "tflite":
+            raise LeptonError("only a TFLite file has one", code="option", where="--io-type")
+        steps += Pipeline.parse(f"io_type{{type={options.io_type}}}").steps
     pipeline = Pipeline(tuple(steps)).with_implied()
     if options.opset is not None or options.target != "onnx":
         pipeline = Pipeline((*pipeline.steps, legalize))
@@ -207,6 +211,7 @@ class Run:
         self.exact = pipeline.steps[:cut]
         self.rest = pipeline.steps[cut:]
         self.facts: dict[str, bool] = {}
+        self.notes: list[Remark] = []
         self.sources = [options.model]
         self.guard: Guard | None = None
         self.measured: tuple[str, tuple[str, ...], str] | None = None
@@ -337,8 +342,8 @@ class Run:
     def _compared(self, path: str, module: Module, lossy: bool) -> dict[str, Any]:
         """Judge a file that was written for ``module``."""
         assert self.checker is not None
-        ends = module.meta.get("io_layout")
-        return self.checker.compare(path, lossy=lossy, facts=self.facts, channels_last=ends)
+        ends = {"channels_last": module.meta.get("io_layout"), "codes": module.meta.get("io_type")}
+        return self.checker.compare(path, lossy=lossy, facts=self.facts, ends=ends)
 
     def lacks(self, module: Module) -> bool:
         """Return whether the target lacks an operation that decomposes into others."""
@@ -359,7 +364,9 @@ class Run:
     def save_scratch(self, module: Module, path: str) -> None:
         """Write what is compared and moved into place, at the end of the pipeline."""
         if self.options.emit == "tflite":
-            api.save(module, path, format="tflite")
+            notes: list[tuple[str, str]] = []
+            api.save(module, path, format="tflite", notes=notes)
+            self.notes = [Remark("note", "tflite", where, text) for where, text in notes]
         else:
             self.save_onnx(module, path)
 
@@ -409,6 +416,7 @@ class Run:
             outcome.nodes = (outcome.nodes[0], count_ops(module))
             if not self._finish(module, outcome, ctx):
                 continue
+            outcome.remarks += self.notes
             if self.options.attribute:
                 outcome.attributed = self._attributed(ctx)
             return outcome

@@ -22,6 +22,7 @@ class Options:
     opset: int | None = None
     dims: tuple[str, ...] = ()
     io_layout: str = "source"
+    io_type: str | None = None
     calib: tuple[str, ...] = ()
     check: str = "fast"
     check_timeout: float | None = None

@@ -9,7 +9,7 @@ from lepton_ir.backends.tflite import kept
 from lepton_ir.backends.tflite.fusions import flattened, fused_activations, fused_squeezes
 from lepton_ir.backends.tflite.graph import Buffers, Graph, enum, widens
 from lepton_ir.backends.tflite.opaque import CUSTOM_KEY, is_foreign, write_opaque
-from lepton_ir.backends.tflite.quantized import Integers, keeps_u8
+from lepton_ir.backends.tflite.quantized import Integers, keeps_u8, notes_on
 from lepton_ir.backends.tflite.recurrent import layers
 from lepton_ir.backends.tflite.sharing import endangered
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
@@ -78,6 +78,10 @@ class Emitter:
             metadata=metadata,
             signature_defs=signatures,
         )
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Return what the user should know of a model that was built, and of which operation."""
+        return notes_on(self._integers.values())
 
     def initial_subgraph(self, variables: Variables) -> int:
         """Return the subgraph that assigns the first contents of a function's variables."""

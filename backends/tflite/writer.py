@@ -15,15 +15,28 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Module
 
 
-def save(module: Module, path: str | os.PathLike[str]) -> None:
+def save(
+    module: Module,
+    path: str | os.PathLike[str],
+    *,
+    notes: list[tuple[str, str]] | None = None,
+) -> None:
     """Write a module, every operation of which is legal.
+
+    Args:
+        module: what to write.
+        path: of the file.
+        notes: gets what the user should know: of which operation, and a text.
 
     Raises:
         UnsupportedError: an operation cannot be written; names it and says why.
         LeptonError: the file cannot be written.
     """
     target = os.path.abspath(os.fspath(path))
-    model = Emitter(module).model()
+    emitter = Emitter(module)
+    model = emitter.model()
+    if notes is not None:
+        notes += emitter.notes()
     validate(model)
     try:
         write_file(model, target, archive=kept.archive(module))

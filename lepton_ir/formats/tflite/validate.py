@@ -57,6 +57,18 @@ _CALLS = (
 _CALL_LISTS = ("called_computations", "branch_subgraph_indices")
 
 
+_QUANTIZED = frozenset(
+    {
+        *("ADD", "SUB", "MUL", "SQUARED_DIFFERENCE", "CONV_2D", "DEPTHWISE_CONV_2D"),
+        *("TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL", "SOFTMAX", "LOG_SOFTMAX"),
+        *("LOGISTIC", "TANH", "L2_NORMALIZATION", "LEAKY_RELU", "PRELU", "HARD_SWISH"),
+        *("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL"),
+        *("QUANTIZE", "DEQUANTIZE"),
+    }
+)
+"""Operators that compute with the scales of tensors of 8 bits, and end the process without."""
+
+
 def builtin_code(code: Node) -> int:
     """Return the builtin operator of an operator code; old files use a field of eight bits."""
     return max(int(code.builtin_code), int(code.deprecated_builtin_code))
@@ -159,6 +171,9 @@ class _Validator:
                     self._fail(f"its result, tensor {index}, is an input of the subgraph")
                 if index != OPTIONAL:
                     producer[index] = i
+            name = builtin_name(self._codes[op.opcode_index])
+            if name in _QUANTIZED:
+                self._scales(op, name, tensors)
         self._order(place, operators, producer)
 
     def _order(self, place: str, operators: Iterable[Node], producer: dict[int, int]) -> None:
@@ -213,6 +228,18 @@ class _Validator:
         ):
             self._fail("the traversal order is no order of the dims that have metadata")
         self._indices("the block map", sparsity.block_map, rank, optional=False)
+
+    def _scales(self, op: Node, name: str, tensors: Sequence[Node]) -> None:
+        """Refuse tensors of 8 bits without the scale that an operator computes with."""
+        number = enums()["TensorType"].members
+        narrow = (number["INT8"], number["UINT8"])
+        given = [() if v is None else v for v in (op.inputs, op.outputs)]
+        for index in (*given[0], *given[1]):
+            if index < 0 or tensors[index].type not in narrow:
+                continue
+            known = tensors[index].quantization
+            if known is None or known.scale is None or not len(known.scale):
+                self._fail(f"{name} takes tensor {index} of 8 bits, which has no scale")
 
     def _operator(self, op: Node, tensors: int) -> None:
         self._index("the operator code", op.opcode_index, len(self._codes))
