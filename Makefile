@@ -9,10 +9,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs unit golden rules bench conformance oracle clean
+.PHONY: help demo test check docs unit golden rules tflite-again bench conformance oracle clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## optimize a small model and print the report
 	OPENBLAS_NUM_THREADS=1 $(PY) -m lepton_ir.tools.demo
@@ -32,6 +32,9 @@ unit: $(STAMP) ## the tests only
 
 golden: $(STAMP) ## rewrite the expected results in tests/golden
 	$(PY) -m pytest tests --update-golden -k golden
+
+tflite-again: $(STAMP) ## write TFLite files again and compare; MODELS='DIR ...'
+	$(PY) -m lepton_ir.tools.bench.tflite_again $(if $(MODELS),$(MODELS),../shared/models/real)
 
 rules: $(STAMP) ## say where each rewrite rule is shown to work; MODELS='DIR ...'
 	$(PY) -m lepton_ir.tools.rules $(if $(MODELS),--models $(MODELS)) --jobs $(JOBS)

@@ -127,28 +127,11 @@ def _change_input(
     if code is None or not ctx.allow("io_type_input", readers[0]):
         return None
     before = value.dtype
-    first = readers[0].results[0].dtype if before is dtypes.F32 else before
-    _retype(chain, wanted if wanted is not dtypes.F32 else dtypes.F32)
+    _retype(chain, wanted)
     for reader in readers:
-        b = Builder(main.block, reader, reader.loc)
-        last: Any = chain[-1]
-        if wanted is not dtypes.F32:
-            last = b.dequantize_linear(last, *code.parameters(wanted))
-        if before is dtypes.F32:
-            assert first is not None
-            result = reader.results[0]
-            made = chain[-1]
-            if result.dtype is not wanted:
-                made = b.quantize_linear(last, *code.parameters(result.dtype or first))
-            result.replace_all_uses(made)
-            reader.erase()
-        else:
-            assert before is not None
-            if wanted is dtypes.F32:
-                last = b.quantize_linear(last, *code.parameters(before))
-                last = b.dequantize_linear(last, *code.parameters(before))
-            reader.results[0].replace_all_uses(last)
-            reader.erase()
+        b, result = Builder(main.block, reader, reader.loc), reader.results[0]
+        result.replace_all_uses(_read(b, chain[-1], code, wanted, before, result.dtype))
+        reader.erase()
     ctx.remark(
         "note",
         f"input {value.name}",
@@ -157,6 +140,23 @@ def _change_input(
         *(code.encoding(wanted if wanted in _SHIFTS else before)[1:]),
     )
     return {"source": code.encoding(before), "result": code.encoding(wanted)}
+
+
+def _read(
+    b: Builder, value: Value, code: _Code, given: DType, before: DType | None, wanted: DType | None
+) -> Value:
+    """Return what a reader gave, of an input that is of type ``given`` and was ``before``."""
+    if given is wanted:
+        return value
+    found: Any = value
+    if given is dtypes.F32:
+        assert before is not None
+        found = b.quantize_linear(found, *code.parameters(before))
+        return b.dequantize_linear(found, *code.parameters(before))  # type: ignore[no-any-return]
+    found = b.dequantize_linear(found, *code.parameters(given))
+    if wanted in _SHIFTS:
+        found = b.quantize_linear(found, *code.parameters(wanted))
+    return found  # type: ignore[no-any-return]
 
 
 def _retype(chain: list[Value], dtype: DType) -> None:
@@ -196,6 +196,9 @@ def _change_output(
     old, made.name = value.name, value.name
     value.name = None if value.first_use is not None else old
     end.set_operand(index, made)
+    for op in (*moves, half):
+        if all(v.first_use is None for v in op.results):
+            op.erase()
     place = f"output {main.output_names[index]}"
     shown = code.encoding(wanted if wanted in _SHIFTS else before)[1:]
     ctx.remark("note", place, "is {} now: scale {}, zero point {}", wanted, *shown)
