@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_ir import dtypes
 from lepton_ir.backends.tflite.lower_tensor import reduced, window_parts
 from lepton_ir.backends.tflite.lowering import (
     cut,
@@ -295,9 +296,12 @@ def _gemm(b: Builder, op: Op) -> list[Value]:
     a, c = operand(op, 0), operand(op, 1)
     if op.attr("transA"):
         a = b.transpose(a, perm=(1, 0))
-    if op.attr("transB"):
-        c = b.transpose(c, perm=(1, 0))
-    y = b.matmul(a, c)
+    if op.attr("transB") and dtype_of(a) is dtypes.F32:
+        y = b.gemm(a, c, transB=True)  # which is an operator as it stands
+    elif op.attr("transB"):
+        y = b.matmul(a, b.transpose(c, perm=(1, 0)))
+    else:
+        y = b.matmul(a, c)
     if op.attr("alpha") != 1.0:
         y = b.mul(y, op.attr("alpha"))
     bias = op.operands[2] if len(op.operands) > 2 else None

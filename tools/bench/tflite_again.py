@@ -1,12 +1,11 @@
 """TFLite files read and written again: same answers, no more operators, no larger.
 
-    python -m lepton_ir.tools.bench.tflite_again DIR... [--only TEXT] [--golden FOLDER]
+    python -m lepton_ir.tools.bench.tflite_again DIR... [--only TEXT] [-- OPTIONS]
 
 Each ``.tflite`` file that LiteRT runs goes through ``lepton-opt a.tflite -o b.tflite``; then LiteRT
 runs both on the same drawn inputs, twice in a row each. A line says whether the results are equal
 (``bits``) or by how much they differ, relative to the largest magnitude, and gives operators and
-bytes of both. With ``--golden`` (a folder with ``golden.json``) the answers that it lists are
-looked for, too. Ends with 1 when a file falls short.
+bytes of both. Ends with 1 when a file falls short.
 """
 
 from __future__ import annotations
@@ -154,7 +153,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("--only", default="", help="files whose path holds this text")
-    parser.add_argument("--golden", type=Path, help="folder with golden.json and its inputs")
     parser.add_argument("options", nargs="*", help="of lepton-opt, behind --")
     given = sys.argv[1:]
     cut = given.index("--") if "--" in given else len(given)
