@@ -380,3 +380,27 @@ def test_scales_are_wanted_where_kernels_compute_with_them(tmp_path: Path) -> No
     bad = model.replace(subgraphs=(graph.replace(tensors=plain),))
     with pytest.raises(InvalidModelError, match=r"takes tensor \d+ of 8 bits, which has no scale"):
         validate(bad)
+
+
+def test_sparse_weights_are_sparse_again(tmp_path: Path) -> None:
+    """Only for files that had some: the operator that makes them dense takes time and a version."""
+    array = draw((16, 48), 1)
+    array[np.abs(array) < 1.2] = 0
+    x = draw((3, 48), 2)
+
+    def net(b: Builder, v: dict[str, Value]) -> Value:
+        return b.gemm(v["x"], array, transB=True)
+
+    module = lowered(module_of({"x": (3, 48)}, net))
+    for sparse, name in ((False, "dense"), (True, "net")):
+        module.meta["tflite"] = {"sparse": sparse}
+        lepton_ir.save(module, tmp_path / f"{name}.tflite", format="tflite")
+    assert operators(tmp_path / "dense.tflite") == Counter(FULLY_CONNECTED=1)
+    assert operators(tmp_path / "net.tflite") == Counter(DENSIFY=1, FULLY_CONNECTED=1)
+    sizes = [(tmp_path / f"{n}.tflite").stat().st_size for n in ("net", "dense")]
+    assert sizes[0] < sizes[1]
+    np.testing.assert_allclose(_answers(tmp_path, x)[0], x @ array.T, rtol=1e-5, atol=1e-5)
+    again = lepton_ir.load(tmp_path / "net.tflite")
+    held = [op.attr("value") for op in again.main.walk() if op.name == "const"]
+    assert any(t.shape == array.shape and np.array_equal(t.numpy(), array) for t in held)
+    assert again.meta["tflite"]["sparse"]

@@ -13,6 +13,7 @@ from lepton_ir.backends.tflite.opaque import CUSTOM_KEY, is_foreign, write_opaqu
 from lepton_ir.backends.tflite.quantized import Integers, keeps_u8, notes_on
 from lepton_ir.backends.tflite.recurrent import layers
 from lepton_ir.backends.tflite.sharing import endangered
+from lepton_ir.backends.tflite.sparse import had_sparse
 from lepton_ir.backends.tflite.table import STRUCTURE, reason_against, rows
 from lepton_ir.backends.tflite.variables import Variables
 from lepton_ir.backends.tflite.versions import newest, runtime_of
@@ -55,6 +56,7 @@ class Emitter:
         self._runtimes: list[str] = []
         self._integers: dict[Block, Integers] = {}
         self._keep_u8 = keeps_u8(module)
+        self.sparse = had_sparse(module)
 
     def model(self) -> Node:
         """Return the ``Model`` table.

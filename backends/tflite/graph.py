@@ -8,6 +8,7 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.backends.tflite.parameters import params_of
+from lepton_ir.backends.tflite.sparse import sparse_form
 from lepton_ir.backends.tflite.versions import Signature, version_of
 from lepton_ir.backends.tflite.weights import TYPES
 from lepton_ir.diagnostics import UnsupportedError
@@ -112,13 +113,27 @@ class Graph:
         if found is None:
             payload = const_tensor(value)
             if payload is not None:
-                found = self.constant(payload, value.name)
+                found = self._densified(payload, value.name) or self.constant(payload, value.name)
             elif value.op is not None and widens(value.op):
                 found = self._widened(value, value.op)
             else:
                 found = self.make(value)
             self.index[value] = found
         return found
+
+    def _densified(self, payload: Tensor, name: str | None) -> int | None:
+        """Return a constant that is stored as its elements which are not zeros, if it should be."""
+        found = sparse_form(payload) if self.emitter.sparse else None
+        if found is None:
+            return None
+        sparsity, values = found
+        buffer = self.buffers.add(values.tobytes())
+        label = self._unique(name or "const")
+        shape = list(payload.shape)
+        held = self._tensor(payload.dtype, shape, buffer, label, None, sparsity=sparsity)
+        made = self.temporary(payload.dtype, payload.shape, f"{label}_dense")
+        self.add("DENSIFY", [held], [made])
+        return made
 
     def _widened(self, value: Value, op: Op) -> int:
         """Return the floats of a constant that is stored in fewer bits: an operator makes them.

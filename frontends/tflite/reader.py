@@ -43,7 +43,8 @@ adds QuantizeLinear with output_dtype around a Transpose, and then changes i8 to
 _NARROW = frozenset((dtypes.I4, dtypes.U4, dtypes.I2))
 
 META = "tflite"
-"""Metadata of a module: ``description``, ``metadata`` (names, bytes), ``archive``, ``hybrid``."""
+"""Metadata of a module: ``description``, ``metadata`` (names, bytes), ``archive``, ``hybrid``,
+``sparse``."""
 SIGNATURES = "signatures"
 """Metadata of a function: a list of ``{key, inputs, outputs}``, the names by position."""
 
@@ -139,6 +140,8 @@ class _ModelReader:
             self._function(function, index)
             mark_types_current(function)
         self._remark(module, others)
+        if any(i.node.sparsity is not None for g in wanted for i in self._shared.infos(g)):
+            module.meta[META]["sparse"] = True
         if self._shared.hybrid:
             module.meta[META]["hybrid"] = self._shared.hybrid
         return module
