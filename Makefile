@@ -56,9 +56,10 @@ oracle: $(STAMP) ## build environments of PyTorch and TensorFlow and compare wit
 	.cache/oracle/torch/bin/python tests/oracle/torch_ops.py .cache/oracle/torch_ops.tar.xz
 	.cache/oracle/tf/bin/python tests/oracle/keras_layers.py .cache/oracle/keras_layers.tar.xz
 	.cache/oracle/tf/bin/python tests/oracle/tf_ops.py .cache/oracle/tf_ops.tar.xz
+	.cache/oracle/tf/bin/python tests/oracle/tf_graphs.py .cache/oracle/tf_graphs.tar.xz
 	$(if $(ZOO),.cache/oracle/torch/bin/python tests/oracle/torch_nets.py $(ZOO) .cache/oracle/nets)
 	LEPTON_ORACLE=.cache/oracle LEPTON_TORCH_NETS=.cache/oracle/nets $(PY) -m pytest -n $(JOBS) -m "slow or not slow" \
-		tests/test_torch.py tests/test_keras.py tests/test_tf_ops.py
+		tests/test_torch.py tests/test_keras.py tests/test_tf_ops.py tests/test_tensorflow.py
 
 clean: ## remove the environment, builds and caches
 	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis ./*.egg-info

@@ -14,7 +14,7 @@ from lepton_ir.diagnostics import LeptonError
 from lepton_ir.frontends.tensorflow.bundle import crc32c, masked, read_table
 from lepton_ir.frontends.tensorflow.protos import message_class, parse
 from lepton_ir.frontends.tensorflow.snappy import uncompress
-from tests.test_tensorflow import cases, unpack
+from tests.test_tensorflow import CASES, unpack
 
 F32, I32, STRING, RESOURCE = 1, 3, 7, 20
 
@@ -319,7 +319,7 @@ def test_text(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", range(1, 12))
 def test_truncated_graph(cut: int, tmp_path: Path) -> None:
-    data = cases()["v1_while.pb"]
+    data = CASES.files()["v1_while.pb"]
     path = tmp_path / "model.pb"
     path.write_bytes(data[: len(data) * cut // 12])
     refused(path, ".", "pb")

@@ -334,7 +334,8 @@ class Loop:
 
     def _loop(self, types: Sequence[Type]) -> tuple[Op, dict[int, Slot]]:
         b, plan = self.scope.b, self.plan
-        first = None if plan.trips is not None else self._again(b, self.initial)
+        counted = plan.trips is not None
+        first = b.full((), True, dtypes.BOOL) if counted else self._again(b, self.initial)
         b.loc = self.loc
         start = [self._flat(i) for i in self.carried]
         count = len(self.carried) + len(plan.stacked)
@@ -355,7 +356,7 @@ class Loop:
                 raise UnsupportedError("a list holds no tensors", code="tf-list")
             following = [after.get(i, s) for i, s in enumerate(states)]
             inner.b.loc = self.loc
-            again = alive if first is None else self._again(inner.b, following)
+            again = alive if counted else self._again(inner.b, following)
         except Exception:
             op.erase()
             raise
