@@ -26,7 +26,8 @@ def graph(*nodes: tuple[Any, ...], functions: Any = ()) -> Any:
     """Return a GraphDef of ``(name, op, inputs, attrs)``; each attr sets a field of AttrValue."""
     made = message_class("GraphDef")()
     for node in nodes:
-        add(made.node, *node)
+        name, op, inputs, *attrs = node
+        add(made.node, name, op, inputs, **(attrs[0] if attrs else {}))
     for name, args, results, inner in functions:
         function = made.library.function.add()
         function.signature.name = name
@@ -36,7 +37,8 @@ def graph(*nodes: tuple[Any, ...], functions: Any = ()) -> Any:
             function.signature.output_arg.add(name=result, type=F32)
             function.ret[result] = ref
         for node in inner:
-            add(function.node_def, *node)
+            name, op, inputs, *attrs = node
+            add(function.node_def, name, op, inputs, **(attrs[0] if attrs else {}))
     return made
 
 
@@ -160,6 +162,13 @@ GRAPHS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "handles": (lambda: unary(value=tensor(RESOURCE)), "handles"),
     "unknown type": (lambda: unary(value=tensor(99)), "element type 99"),
+    "shape that is a text": (
+        lambda: graph(
+            ("x", "Placeholder", (), {"dtype": F32, "shape": lambda a: setattr(a, "s", b"a")}),
+            ("y", "Neg", ("x",)),
+        ),
+        "contradicts itself",
+    ),
     "string input": (
         lambda: graph(
             (

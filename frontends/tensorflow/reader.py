@@ -62,6 +62,11 @@ def load(
         shown = shorten(path, 200)
         error.where = f"{shown}: {error.where}" if error.where else shown
         raise
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
+        text = shorten(str(error) or type(error).__name__)
+        raise InvalidModelError(
+            f"the model contradicts itself: {text}", code="tf-model", where=shorten(path, 200)
+        ) from error
     module.meta["source_path"] = os.path.abspath(path)
     return module
 
