@@ -117,6 +117,12 @@ def test_weights_stay_in_their_file(tmp_path: Path) -> None:
     assert sum(isinstance(t, FileTensor) for t in tensors) == 3
 
 
+def test_rows_that_became_biases_are_rows_again(tmp_path: Path) -> None:
+    module = load(unpack("v1_bias", tmp_path))
+    run_passes(module, "dce")
+    assert {op.name for op in module.walk()} == {"const", "mul", "add", "return"}
+
+
 def test_length_of_stacked_results(tmp_path: Path) -> None:
     module = load(unpack("lstm_static", tmp_path))
     (loop,) = (op for op in module.walk() if op.name == "loop")

@@ -291,6 +291,12 @@ def _v1_dense() -> Any:
     return tf.nn.relu(_input() @ tf.constant(f(4, 3)) + tf.constant(f(3)))
 
 
+@graph("v1_bias", {"x": f(1, 4)})
+def _v1_bias() -> Any:
+    x = _input((1, 4))
+    return tf.nn.bias_add(x, tf.squeeze(x * tf.constant(f(4)), [0]))
+
+
 @graph("v1_text", *TWO, text=True)
 def _v1_text() -> Any:
     return tf.nn.softmax(_input() * tf.constant(f(4)))

@@ -81,7 +81,20 @@ def einsum(b: TfBuilder, node: Node, *xs: Value) -> Any:
 def bias_add(b: TfBuilder, node: Node, x: Value, bias: Value) -> Any:
     if not is_nhwc(node) and b.rank(x) > 2:
         bias = b.reshape(bias, b.ints([-1, *[1] * (b.rank(x) - 2)]))
-    return b.add(x, bias)
+        return b.add(x, bias)
+    return b.add(x, _unsqueezed(bias, b.rank(x)))
+
+
+def _unsqueezed(bias: Value, rank: int) -> Value:
+    """Return what a bias had been before TensorFlow dropped its axes of one element in front.
+
+    It writes the sum of two rows so, as it optimizes frozen graphs.
+    """
+    op = bias.op
+    source = op.operands[0] if op is not None and op.name == "squeeze" else None
+    if source is None or source.shape is None or bias.rank != 1 or len(source.shape) > rank:
+        return bias
+    return source if all(d == 1 for d in source.shape[:-1]) else bias
 
 
 # -- convolutions ----------------------------------------------------------------------------------
