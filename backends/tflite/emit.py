@@ -9,8 +9,9 @@ from lepton_ir.backends.tflite import kept
 from lepton_ir.backends.tflite.buffers import Buffers
 from lepton_ir.backends.tflite.fusions import flattened, fused_activations, fused_squeezes
 from lepton_ir.backends.tflite.graph import Graph, enum, widens
+from lepton_ir.backends.tflite.notes import notes_on
 from lepton_ir.backends.tflite.opaque import CUSTOM_KEY, is_foreign, write_opaque
-from lepton_ir.backends.tflite.quantized import Integers, keeps_u8, notes_on
+from lepton_ir.backends.tflite.quantized import Integers, keeps_u8
 from lepton_ir.backends.tflite.recurrent import layers
 from lepton_ir.backends.tflite.sharing import endangered
 from lepton_ir.backends.tflite.sparse import had_sparse

@@ -21,7 +21,7 @@ from lepton_ir.backends.tflite.pinned import pinned_values
 from lepton_ir.backends.tflite.reads import Made, Read, Unfit, constant_of, is_splat
 from lepton_ir.backends.tflite.table import rows
 from lepton_ir.backends.tflite.table_quant import KINDS, owner
-from lepton_ir.infer import const_array, const_tensor, describe
+from lepton_ir.infer import const_array, const_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,6 +44,9 @@ HYBRIDS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
 
 MEANS = frozenset(("AVERAGE_POOL_2D", "RESIZE_BILINEAR"))
 """Operators that round what they give, although it keeps the scale."""
+
+_COARSER = 1.001
+"""How many times a kernel's step may be that of a pair that is made of its result."""
 
 SHIFT = 128
 """What u8 codes are larger by than i8 codes of the same numbers."""
@@ -371,6 +374,9 @@ class Integers:
             if found.requantizes:
                 result.dtype = given or found.dtype
             elif own is not None and (own != result.params or given is not found.dtype):
+                rounds = kernel.how == "fixed" or builtin in MEANS
+                if rounds and own.scale[0] > _COARSER * result.params.scale[0]:
+                    raise Unfit(f"the scale of {builtin} is coarser than the pair's")
                 result.made = own
             elif given is not found.dtype:
                 raise Unfit("its result has other integers than its operands")
@@ -563,33 +569,3 @@ def _constant_data(value: Value, dtype: DType, like: Params | None) -> Read:
     scale = np.float32(abs(number) / 127) if number else np.float32(1)
     codes = np.full(array.shape, zero + round(number / float(scale)), dtype.numpy)
     return Read(array=codes, params=Params((float(scale),), (zero,)))
-
-
-def notes_on(integers: Iterable[Integers]) -> list[tuple[str, str]]:
-    """Return what did not become integer operators with the pairs' own parameters, by reason.
-
-    Returns:
-        The first operation's description, and a text for all with the same reason.
-    """
-    floats: dict[str, list[Op]] = {}
-    rounded: list[Op] = []
-    for found in integers:
-        for op, reason in found.notes:
-            floats.setdefault(reason, []).append(op)
-        for operator in found.operators.values():
-            reads = operator.reads.values()
-            twice = any(m.made for m in operator.results) or any(r.wanted for r in reads)
-            if twice and not operator.requantizes:
-                rounded.append(operator.op)
-    lines = [
-        (describe(ops[0]), f"{_count(ops)} between pairs stays in float: {reason}")
-        for reason, ops in floats.items()
-    ]
-    if rounded:
-        text = f"{_count(rounded)} with other scales than its kernel's: a QUANTIZE rounds once more"
-        lines.append((describe(rounded[0]), text))
-    return lines
-
-
-def _count(ops: list[Op]) -> str:
-    return f"{ops[0].name}" if len(ops) == 1 else f"{ops[0].name} and {len(ops) - 1} more"
