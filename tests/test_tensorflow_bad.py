@@ -14,6 +14,8 @@ from lepton_ir.diagnostics import LeptonError
 from lepton_ir.frontends.tensorflow.bundle import crc32c, masked, read_table
 from lepton_ir.frontends.tensorflow.protos import message_class, parse
 from lepton_ir.frontends.tensorflow.snappy import uncompress
+from lepton_ir.infer import const_tensor
+from lepton_ir.tensors import FileTensor
 from tests.test_tensorflow import CASES, unpack
 
 F32, I32, STRING, RESOURCE = 1, 3, 7, 20
@@ -287,6 +289,42 @@ def refused(path: Path, message: str, format: str = "") -> None:
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 600
     assert sorted(path.parent.rglob("*")) == before
+
+
+def large(*dims: int, twice: bool = False) -> Any:
+    """Return a graph that adds a constant of 128 kB to its input."""
+    content = struct.pack("<f", 2.0) * (32 << 10)
+    made = unary(value=tensor(F32, *dims, content=content))
+    if twice:
+        add(made.node, "d", "Mystery", value=tensor(F32, *dims, content=content))
+    return made
+
+
+def test_large_constants_stay_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.pb"
+    path.write_bytes(large(4, 8 << 10).SerializeToString())
+    module = load(path)
+    (found,) = (
+        t
+        for op in module.walk()
+        if (t := const_tensor(op.results[0] if op.results else None)) is not None
+    )
+    assert isinstance(found, FileTensor)
+    assert found.shape == (4, 8 << 10)
+    assert (found.numpy() == 2.0).all()
+
+
+def test_large_constants_of_other_nodes_are_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "model.pb"
+    path.write_bytes(large(32 << 10, twice=True).SerializeToString())
+    refused(path, "Mystery is not supported")
+
+
+@pytest.mark.parametrize("dims", [(5,), (1 << 62, 4), (-1,)])
+def test_large_constants_of_wrong_size(dims: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / "model.pb"
+    path.write_bytes(large(*dims).SerializeToString())
+    refused(path, "needs|memory|static", "pb")
 
 
 def test_long_chains_are_read(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@
   `--signature` names another. Those of a frozen graph are its placeholders, and the nodes whose
   results nobody reads.
 * Variables are constants: of the checkpoint in the folder, whose weights stay in their files until
-  they are used. A variable that a signature writes becomes a further result `NAME.out`, and with
-  `--keep-overridable` an input `NAME` as well, so that a caller can carry it from run to run.
+  they are used, as large constants of a frozen graph do. A variable that a signature writes becomes
+  a further result `NAME.out`, and with `--keep-overridable` an input `NAME` as well, so that a
+  caller can carry it from run to run.
 * Functions are inlined. `If`, `Case` and `While` become `if` and `loop`; a loop that only counts
   becomes one with a number of rounds. Lists of tensors and TensorArrays become tensors.
-* Layouts stay: operators in `NHWC` are transposed around, which `canonicalize` takes out again.
+* Layouts stay: convolutions in `NHWC` are operations of that layout until a target is chosen.
+  Complex numbers are pairs of real ones in a last axis of two.
 * Lookup tables, strings, sources of data and Python functions are refused by name, and so is every
   operator that is not below.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lepton_ir.diagnostics import InvalidModelError, UnsupportedError, shorten
 from lepton_ir.frontends.tensorflow.bundle import Bundle
 from lepton_ir.frontends.tensorflow.protos import parse, parse_text
+from lepton_ir.frontends.tensorflow.weights import Place, parse_graph
 
 MAX_BYTES = 2 << 30
 """A protobuf message may not be larger."""
@@ -26,12 +27,14 @@ class Source:
         meta: the MetaGraphDef of a SavedModel.
         folder: of a SavedModel.
         producer: who wrote it.
+        places: where large constants of a frozen graph lie, by what stands for them in the graph.
     """
 
     graph: Any
     meta: Any = None
     folder: str = ""
     producer: str = ""
+    places: dict[bytes, Place] = field(default_factory=dict)
 
     def bundle(self) -> Bundle | None:
         """Return the checkpoint, ``None`` when there is none."""
@@ -64,12 +67,17 @@ def read(path: str) -> Source:
         return _saved_model(inner)
     if os.path.basename(path) in SAVED_MODEL:
         return _saved_model(path)
-    graph = _message("GraphDef", path)
+    places: dict[bytes, Place] = {}
+    found = None if path.lower().endswith("txt") or not os.path.isfile(path) else parse_graph(path)
+    if found is None:
+        graph = _message("GraphDef", path)
+    else:
+        graph, places = found
     if not graph.node:
         raise InvalidModelError("this is no graph of TensorFlow: it has no nodes", code="tf-parse")
     if not all(n.name and n.op for n in graph.node):
         raise InvalidModelError("this is no graph of TensorFlow", code="tf-parse")
-    return Source(graph, producer="tensorflow")
+    return Source(graph, producer="tensorflow", places=places)
 
 
 def _message(name: str, path: str) -> Any:

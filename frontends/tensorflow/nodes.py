@@ -116,6 +116,10 @@ class Node:
             self._attrs[name] = decode(self.message.attr[name], f"attribute {name}")
         return self._attrs[name]
 
+    def keep(self, name: str, value: Any) -> None:
+        """Say what an attribute is that the message does not hold itself."""
+        self._attrs[name] = value
+
     def code(self, name: str, default: int = 0) -> int:
         """Return the number of an element type as the file has it."""
         return int(self.message.attr[name].type) if name in self.message.attr else default

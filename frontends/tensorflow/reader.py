@@ -17,6 +17,7 @@ from lepton_ir.frontends.tensorflow.nodes import STRING, dtype_of, shape_of
 from lepton_ir.frontends.tensorflow.ranks import ranked
 from lepton_ir.frontends.tensorflow.states import written
 from lepton_ir.frontends.tensorflow.variables import Variables, keys_of
+from lepton_ir.frontends.tensorflow.weights import stored_tensor
 from lepton_ir.ir import Module, Value
 from lepton_ir.pauses import collector_paused
 from lepton_ir.types import TensorType
@@ -78,6 +79,10 @@ class _ModelReader:
         self.keep = keep
         self.library = Library(source.graph.library)
         self.body = Body(source.graph.node, self.library)
+        for node in self.body.nodes.values() if source.places else ():
+            tensor = stored_tensor(node, source.places)
+            if tensor is not None:
+                node.keep("value", tensor)
         self.module = Module("tensorflow")
         self.module.meta["producer"] = source.producer
         self.function = self.module.add_function("main")
