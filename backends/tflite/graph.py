@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Block
     from lepton_ir.types import Shape
 
+MOVING = frozenset(("TRANSPOSE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "STRIDED_SLICE", "PAD"))
+"""Operators whose results hold elements of their first operand."""
+
 ABSENT = -1
 """The index of an operand that is left out."""
 
@@ -382,6 +385,8 @@ class Graph:
             words: what its version hangs on besides, see ``Signature.words``.
             fields: of its table of options.
         """
+        if builtin in MOVING:
+            inputs = self._matched(inputs, outputs)
         table = options().get(builtin)
         if table is not None and self.extra:
             known = tables()[table].fields
@@ -400,6 +405,26 @@ class Graph:
         )
         self.references.append(self.reference)
         self.runtimes.append((builtin, version))
+
+    def _matched(self, inputs: Sequence[int], outputs: Sequence[int]) -> Sequence[int]:
+        """Let codes that only move have the parameters they had: kernels refuse them otherwise."""
+        source, made = self.info[inputs[0]], self.info[outputs[0]]
+        if source.dtype not in ("i8", "u8") or made.dtype != source.dtype:
+            return inputs
+        if source.quantization is not None and made.quantization is None:
+            made.quantization = source.quantization
+            tensor = self.tensors[outputs[0]]
+            self.tensors[outputs[0]] = tensor.replace(quantization=source.quantization)
+        elif source.quantization is None and made.quantization is not None:
+            old = self.tensors[inputs[0]]
+            name = self._unique(f"{old.name}_codes")
+            self.tensors.append(old.replace(name=name, buffer=0, quantization=made.quantization))
+            self.info.append(TensorInfo(source.dtype, source.shape, made.quantization))
+            copy = len(self.tensors) - 1
+            kinds = {"in_data_type": old.type, "out_data_type": old.type}
+            self.add("CAST", [inputs[0]], [copy], **kinds)
+            return [copy, *inputs[1:]]
+        return inputs
 
     def node(self, inputs: Sequence[int], outputs: Sequence[int]) -> Node:
         """Return the subgraph."""
