@@ -15,7 +15,8 @@ import lepton_ir
 from lepton_ir.formats.tflite.node import Node
 from lepton_ir.formats.tflite.reader import read_file
 from tests.test_tflite_frontend import BY_NAME, custom_model, needs_litert, signature_model
-from tests.tflite_models import litert
+from tests.tflite_cases import ints, rand
+from tests.tflite_models import Maker, T, const, litert
 
 
 def _written(data: bytes, path: Path) -> Path:
@@ -88,3 +89,20 @@ def test_a_tflite_file_stays_one_where_nothing_says_otherwise(tmp_path: Path) ->
     assert read_file(str(tmp_path / "m.opt.tflite")).description == "two"
     subprocess.run([*command, "--target=ort"], check=True, capture_output=True, timeout=60)
     assert (tmp_path / "m.opt.onnx").is_file()
+
+
+@needs_litert
+def test_sums_of_dynamic_range_products_keep_their_weights(tmp_path: Path) -> None:
+    maker = Maker()
+    x, y = T((2, 8)), T((2, 16))
+    weights = [const(ints(16, 8, seed=i), "int8", scale=0.02) for i in range(2)]
+    dense = [maker.operator("FULLY_CONNECTED", [i, 2 + i, -1], [4 + i], 3) for i in range(2)]
+    operators = [*dense, maker.operator("ADD", [4, 5], [6])]
+    maker.graph([x, x, *weights, y, y, y], [0, 1], [6], operators)
+    model = maker.model()
+    path = _written(model, tmp_path / "x.tflite")
+    kinds = {t.type for t in read_file(str(path)).subgraphs[0].tensors if t.buffer}
+    assert kinds == {9}, "the weights are no longer of i8"
+    feeds = [[rand(2, 8), rand(2, 8, seed=1)]]
+    want, got = litert([(model, feeds), (path.read_bytes(), feeds)])
+    np.testing.assert_array_equal(got[0][0], want[0][0])

@@ -16,6 +16,7 @@ from lepton_ir.backends.tflite.lowering import (
     rank_of,
     shape_of,
 )
+from lepton_ir.backends.tflite.row import is_weight
 from lepton_ir.backends.tflite.windows import padding_of, spatial
 from lepton_ir.ops.channels_last import channels_first, channels_last
 
@@ -292,8 +293,15 @@ def _matmul(b: Builder, op: Op) -> list[Value]:
 
 
 def _gemm(b: Builder, op: Op) -> list[Value]:
-    """Factors, a transposed x and a bias of other shapes are operations of their own."""
+    """Factors, a transposed x and a bias of other shapes are operations of their own.
+
+    Weights stay those of a dense layer, which may be kept in fewer bits.
+    """
     a, c = operand(op, 0), operand(op, 1)
+    given = op.operands[2] if len(op.operands) > 2 else None
+    if given is not None and not op.attr("transA") and op.attr("alpha") == 1.0 and is_weight(c):
+        scaled = given if op.attr("beta") == 1.0 else b.mul(given, op.attr("beta"))
+        return [b.add(b.gemm(a, c, transB=op.attr("transB")), scaled)]
     if op.attr("transA"):
         a = b.transpose(a, perm=(1, 0))
     if op.attr("transB") and dtype_of(a) is dtypes.F32:
