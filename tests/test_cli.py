@@ -476,6 +476,28 @@ def test_check_and_verify_after_every_pass(opt, model):
     assert "check: equal" in out
 
 
+def test_generators_with_the_same_seed_in_each_session_are_random(opt, tmp_path):
+    nodes = [
+        helper.make_node("Identity", ["x"], ["i"]),
+        helper.make_node("Identity", ["i"], ["j"]),
+        helper.make_node("RandomUniformLike", ["j"], ["r"], name="/Random"),
+        helper.make_node("Add", ["x", "r"], ["y"], name="/Add"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "noise",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8])],
+    )
+    path = tmp_path / "noise.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, path)
+    code, out, _ = opt(path)
+    assert code == 0
+    assert "inconclusive: the source gives other results each time" in " ".join(out.split())
+
+
 def test_source_that_does_not_run_is_inconclusive(opt, tmp_path):
     nodes = [helper.make_node("Gather", ["table", "ids"], ["y"], name="/Gather")]
     graph = helper.make_graph(
