@@ -17,9 +17,8 @@ from lepton_ir.frontends.sized import Sym
 from lepton_ir.frontends.tensorflow.graph import Handle, described
 from lepton_ir.frontends.tensorflow.lowering import TfBuilder
 from lepton_ir.frontends.tensorflow.table import tf_structure
-from lepton_ir.infer import const_array
+from lepton_ir.infer import const_array, content_of
 from lepton_ir.ir import Value
-from lepton_ir.types import TensorType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -310,8 +309,6 @@ def _is_all(indices: Value, order: Any, items: TensorList, size: Any, count: int
     end = op.operands[1]
     if start is None or step is None or end is None or start != 0 or step != 1:
         return False
-    from lepton_ir.infer import content_of
-
     left, right = content_of(end), content_of(items.size)
     return bool(left and right and same_dim(left[0], right[0]))
 
@@ -410,9 +407,3 @@ def _array_concat(
     reader: GraphReader, scope: Scope, node: Node, operands: Sequence[Slot]
 ) -> Sequence[Slot]:
     return _joined(scope.b, dense(scope.b, _list(operands[1]), node.attr("element_shape_except0")))
-
-
-def buffer_type(items: TensorList) -> TensorType | None:
-    """Return the type of a list's buffer."""
-    found = None if items.value is None else items.value.type
-    return found if isinstance(found, TensorType) else None

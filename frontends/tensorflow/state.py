@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lepton_ir import dtypes
 from lepton_ir.diagnostics import InvalidModelError, UnsupportedError, shorten
 from lepton_ir.frontends.tensorflow.functions import PASSING
 from lepton_ir.frontends.tensorflow.graph import Access, Variable, described
@@ -88,8 +89,6 @@ def _gather(
 def _shape(
     reader: GraphReader, scope: Scope, node: Node, operands: Sequence[Slot]
 ) -> Sequence[Slot]:
-    from lepton_ir import dtypes
-
     (value,) = _read(reader, scope, node, operands)
     return [scope.b.cast_to(scope.b.shape_of(value), node.attr("out_type", dtypes.I32))]
 
