@@ -362,3 +362,12 @@ def test_views_are_not_overwritten(tmp_path: Path) -> None:
     assert not isinstance(found, str), found
     for a, c in zip(expected, found[0], strict=True):
         np.testing.assert_array_equal(c, a)
+
+
+def test_loops_over_cells_may_become_layers() -> None:
+    """Layers are written as loops that state their lengths."""
+    from lepton_ir import api
+    from lepton_ir.ir import Module
+
+    target = api.target("tflite")
+    assert all(target.has(n, Module(), {}) for n in ("lstm", "gru", "rnn"))

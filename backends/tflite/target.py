@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lepton_ir.ir import Module, Op
 
 
+_LAYERS = ("lstm", "gru", "rnn")
+
+
 class TfliteTarget:
     """TFLite files for LiteRT's builtin operators."""
 
@@ -31,8 +34,11 @@ class TfliteTarget:
         return reason_against(op) or True
 
     def has(self, name: str, module: Module, attrs: dict[str, Any]) -> bool:
-        """Return whether an operation called ``name`` has an operator."""
-        return name in rows() or name in STRUCTURE
+        """Return whether an operation called ``name`` has an operator, or a loop of its own.
+
+        Recurrent layers become loops that state their lengths, which loops of others may not.
+        """
+        return name in rows() or name in STRUCTURE or name in _LAYERS
 
     def quant(self, key: str) -> Any:
         """Return a preference for quantization, ``None`` if there is none.
