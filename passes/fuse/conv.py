@@ -39,6 +39,15 @@ def _weight_shape(op: Op) -> tuple[int, ...] | None:
     return None if tensor is None else tensor.shape
 
 
+def _static_shape(op: Op) -> tuple[int, ...] | None:
+    """Return the weight's sizes; a bias needs no more of it, which may be dequantized."""
+    weight = op.operands[1]
+    if weight is None or weight.shape is None:
+        return None
+    sizes = tuple(d for d in weight.shape if isinstance(d, int))
+    return sizes if len(sizes) == len(weight.shape) else None
+
+
 def _channels_out(op: Op, shape: tuple[int, ...]) -> int:
     return shape[0] if op.name == "conv" else shape[1] * int(op.attr("group"))
 
@@ -68,9 +77,11 @@ def _absorb(m: Match, rw: Rewriter, conv: Op, affine: Affine) -> bool:
     bias = rest[0] if rest else None
     assert x is not None
     assert weight is not None
+    if affine.scales and const_tensor(weight) is None:
+        return rw.fail("the weight of {} is not a constant", conv)
     if (affine.scales and not affordable(rw, weight)) or weight.dtype is None:
         return False
-    shape = _weight_shape(conv)
+    shape = _static_shape(conv)
     assert shape is not None
     wide = wide_bias(rw, bias)
     if wide is None:
@@ -103,9 +114,9 @@ def _fold_after(m: Match, rw: Rewriter) -> bool:
         if any(made_by(v, *_CONVS) for v in m.root.operands):
             return rw.fail("the convolution has other users")
         return False
-    shape = _weight_shape(conv)
+    shape = _static_shape(conv)
     if shape is None:
-        return rw.fail("the weight of {} is not a constant", conv)
+        return rw.fail("the weight of {} is not a constant, nor are its sizes", conv)
     affine = affine_of(m.root, conv.result, len(shape), _channels_out(conv, shape))
     if isinstance(affine, str):
         return rw.fail("{}", affine)
@@ -120,7 +131,10 @@ def bn_into_conv(m: Match, rw: Rewriter) -> bool:
 
 @rewrite("add", "sub", "mul", "div")
 def affine_into_conv(m: Match, rw: Rewriter) -> bool:
-    """conv(x, w, b) * s + t => conv(x, w * s, b * s + t) for constants s, t a channel."""
+    """conv(x, w, b) * s + t => conv(x, w * s, b * s + t) for constants s, t a channel.
+
+    A summand alone goes into the bias of weights that are no constant, dequantized ones mostly.
+    """
     return _fold_after(m, rw)
 
 
