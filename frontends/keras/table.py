@@ -11,7 +11,18 @@ if TYPE_CHECKING:
 
     Row = Callable[..., Any]
 
-_MODULES = ("core", "conv", "pool", "norm", "rnn", "attention", "merge", "preprocess", "operations")
+_MODULES = (
+    "core",
+    "conv",
+    "pool",
+    "norm",
+    "rnn",
+    "attention",
+    "merge",
+    "preprocess",
+    "operations",
+    "functions",
+)
 
 Roles = tuple[str, ...]
 

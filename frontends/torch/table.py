@@ -24,6 +24,7 @@ _MODULES = (
     "index",
     "create",
     "nn",
+    "resample",
     "norm",
     "rnn",
     "quant",
