@@ -159,3 +159,16 @@ class SizedBuilder(Builder):
         """Return i64 arithmetic over sizes."""
         values = [i.value if isinstance(i, Sym) else self.full((), i, dtypes.I64) for i in items]
         return Sym(self.build(name, *values).result)
+
+
+def unique_names(names: Sequence[str], taken: set[str], mark: str = ".") -> list[str]:
+    """Return names of outputs, counted where one is taken; ``taken`` grows by them."""
+    found: list[str] = []
+    for name in names:
+        fresh, count = name, 0
+        while fresh in taken:
+            count += 1
+            fresh = f"{name}{mark}{count}"
+        taken.add(fresh)
+        found.append(fresh)
+    return found

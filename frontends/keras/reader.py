@@ -20,6 +20,7 @@ from lepton_ir.frontends.keras.config import MODELS, Layer, Model, Ref, expect, 
 from lepton_ir.frontends.keras.files import WeightFile, open_archive, open_h5
 from lepton_ir.frontends.keras.lowering import Context, KerasBuilder, dtype_named
 from lepton_ir.frontends.keras.weights import FileWeights, PathWeights, Weights
+from lepton_ir.frontends.sized import unique_names
 from lepton_ir.ir import Module, Value
 from lepton_ir.pauses import collector_paused
 from lepton_ir.types import TensorType
@@ -137,16 +138,8 @@ class _Reader:
         if len(outputs) != len(flat):
             last = self.model.layers[-1].name
             outputs = [last] * len(flat)
-        names: list[str] = []
-        taken = {v.name for v in self.function.inputs}
-        for name in outputs:
-            fresh, count = name, 0
-            while fresh in taken:
-                count += 1
-                fresh = f"{name}_{count}"
-            taken.add(fresh)
-            names.append(fresh)
-        return names, flat
+        taken = {str(v.name) for v in self.function.inputs}
+        return unique_names(outputs, taken, "_"), flat
 
     # -- layers ------------------------------------------------------------------------------------
 

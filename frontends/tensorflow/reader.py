@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_ir import dims
 from lepton_ir.builder import create
 from lepton_ir.diagnostics import InvalidModelError, LeptonError, UnsupportedError, shorten
+from lepton_ir.frontends.sized import unique_names
 from lepton_ir.frontends.tensorflow.files import Source, read
 from lepton_ir.frontends.tensorflow.functions import Body, Library, Ref
 from lepton_ir.frontends.tensorflow.graph import GraphReader, Scope, Shared, described
@@ -112,7 +113,7 @@ class _ModelReader:
                         self._output(f"{name}:{port}", more)
         for name, value in written(shared, self.keep).items():
             self._output(f"{name}.out", value)
-        self.function.output_names = _unique(
+        self.function.output_names = unique_names(
             self.names, {v.name or "" for v in self.function.inputs}
         )
         self.function.block.append(create("return", self.values))
@@ -223,15 +224,3 @@ def _placeholder_type(node: Node) -> TensorType:
 
 def _word(name: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "_" for c in name) or "x"
-
-
-def _unique(names: list[str], taken: set[str]) -> list[str]:
-    found: list[str] = []
-    for name in names:
-        fresh, count = name, 0
-        while fresh in taken:
-            count += 1
-            fresh = f"{name}.{count}"
-        taken.add(fresh)
-        found.append(fresh)
-    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_ir import dims
 from lepton_ir.builder import create
 from lepton_ir.diagnostics import InvalidModelError, LeptonError, Remark, UnsupportedError, shorten
+from lepton_ir.frontends.sized import unique_names
 from lepton_ir.frontends.torch import table
 from lepton_ir.frontends.torch.archive import SCHEMA_MAJOR, Archive, dtype_of, expect
 from lepton_ir.frontends.torch.cells import Cell
@@ -191,7 +192,9 @@ class _ProgramReader:
         for name, value in states.items():
             names.append(f"{name}.out")
             values.append(value)
-        self.function.output_names = _unique(names, {v.name or "" for v in self.function.inputs})
+        self.function.output_names = unique_names(
+            names, {v.name or "" for v in self.function.inputs}
+        )
         self.function.block.append(create("return", values))
 
     def _ranges(self, function: Function) -> None:
@@ -252,18 +255,6 @@ def _output_name(data: Any, index: int) -> str:
     arg = data.get("arg", {}) if isinstance(data, dict) else {}
     name = arg.get("as_tensor", {}).get("name") if isinstance(arg, dict) else None
     return name if isinstance(name, str) and name else f"output_{index}"
-
-
-def _unique(names: list[str], taken: set[str]) -> list[str]:
-    found: list[str] = []
-    for name in names:
-        fresh, count = name, 0
-        while fresh in taken:
-            count += 1
-            fresh = f"{name}.{count}"
-        taken.add(fresh)
-        found.append(fresh)
-    return found
 
 
 def _text(value: Any, prefix: str) -> str:
