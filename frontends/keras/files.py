@@ -118,7 +118,12 @@ class WeightFile:
     def names(self, path: str) -> list[str]:
         """Return the names in a group."""
         group = self.find(path)
-        return list(group.keys()) if isinstance(group, self.h5py.Group) else []
+        try:
+            return list(group.keys()) if isinstance(group, self.h5py.Group) else []
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise InvalidModelError(
+                f"{shorten(path)} cannot be read: {shorten(str(error))}", code="keras-h5"
+            ) from error
 
     def attribute(self, path: str, name: str) -> Any:
         """Return an attribute of a group, joined where it was written in parts."""
