@@ -188,6 +188,7 @@ def _bad(tmp: Path) -> Iterator[tuple[str, bytes]]:
         _configure(2, strides="x"),
         _configure(2, padding="odd"),
         _configure(2, activation="evil"),
+        _configure(2, activation={"class_name": "PReLU", "config": {}}),
         _configure(2, groups=7),
         _configure(2, data_format="channels_first"),
         _configure(0, batch_shape=[None, 1 << 50, 1 << 50, 3]),
