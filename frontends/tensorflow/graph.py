@@ -174,7 +174,6 @@ class Scope:
 
 
 _Wish = tuple[Scope, str]
-_Reading = "Generator[_Wish, None, None]"
 
 
 class GraphReader:

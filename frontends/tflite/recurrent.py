@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _LSTM_INPUTS = 24
 _OPEN = int(np.iinfo(np.int64).max)
-_HIDDEN = 4
-"""Which intermediate holds the scale of the hidden state, in kernels for integers."""
 
 
 def _activation(call: Call) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 import zipfile
 from typing import Any
@@ -240,16 +239,3 @@ def expect(value: Any, kind: type, what: str) -> Any:
         text = f"{what}: expected {kind.__name__}, got {value!r:.40}"
         raise InvalidModelError(text, code="pt2-json")
     return value
-
-
-def is_archive(path: str) -> bool:
-    """Return whether a file is a zip with the entries of torch.export."""
-    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as zipped:
-            names = zipped.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return False
-    ends = ("models/model.json", "serialized_exported_program.json")
-    return any(name.endswith(ends) for name in names)

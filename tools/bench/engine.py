@@ -65,20 +65,6 @@ _THREADS = ("resnet50", "bert-base, 128 tokens")
 _BUSY = "resnet18"
 
 
-def found(folders: Sequence[Path], only: Sequence[str]) -> dict[Model, Path]:
-    """Return the models that are there, with their files."""
-    paths = {}
-    for model in MODELS:
-        if only and model.name not in only:
-            continue
-        files = [f for folder in folders for f in sorted(folder.rglob(model.pattern))]
-        if files:
-            paths[model] = files[0]
-        else:
-            print(f"{model.name}: no file {model.pattern}", file=sys.stderr)
-    return paths
-
-
 def _run(model: Model, path: Path, args: argparse.Namespace, *options: str) -> dict[str, Any]:
     """Return what `run_peers` says of a model."""
     command = [sys.executable, "-m", "lepton_ir.tools.bench.run_peers", str(path), *options]
@@ -130,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="names of models, separated by ;")
     parser.add_argument("--tables", default="speed,threads,sessions,busy")
     args = parser.parse_args(argv)
-    paths = found(args.folders, [n for n in args.only.split(";") if n])
+    paths = measure.found_models(MODELS, args.folders, [n for n in args.only.split(";") if n])
     wanted = args.tables.split(",")
     peers = args.peers.split(",")
     if "speed" in wanted:

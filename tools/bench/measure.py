@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 POLL_SECONDS = 0.01
 OUTPUT_TAIL = 400
@@ -286,3 +287,34 @@ def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
         for row in cells
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+class Wanted(Protocol):
+    """A model of a table: its name there, and the pattern of its file's name."""
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+
+    @property
+    def pattern(self) -> str:
+        """Pattern of its file's name."""
+
+
+M = TypeVar("M", bound=Wanted)
+
+
+def found_models(
+    models: Sequence[M], folders: Sequence[Path], only: Sequence[str]
+) -> dict[M, Path]:
+    """Return the models that are there, with their files."""
+    paths = {}
+    for model in models:
+        if only and model.name not in only:
+            continue
+        files = [f for folder in folders for f in sorted(folder.rglob(model.pattern))]
+        if files:
+            paths[model] = files[0]
+        else:
+            print(f"{model.name}: no file {model.pattern}", file=sys.stderr)
+    return paths

@@ -85,20 +85,6 @@ _PEER = (
 """onnx2tf with its defaults and static shapes."""
 
 
-def found(folders: Sequence[Path], only: Sequence[str]) -> dict[Model, Path]:
-    """Return the models that are there, with their files."""
-    paths = {}
-    for model in MODELS:
-        if only and model.name not in only:
-            continue
-        files = [f for folder in folders for f in sorted(folder.rglob(model.pattern))]
-        if files:
-            paths[model] = files[0]
-        else:
-            print(f"{model.name}: no file {model.pattern}", file=sys.stderr)
-    return paths
-
-
 def convert(model: Model, source: Path, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Convert both ways, in pairs, and return seconds, peaks and the ratio."""
     ours, theirs = folder / "lepton.tflite", folder / "onnx2tf.tflite"
@@ -276,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=600.0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    paths = found(args.folders, [n for n in args.only.split(",") if n])
+    paths = measure.found_models(MODELS, args.folders, [n for n in args.only.split(",") if n])
     with tempfile.TemporaryDirectory() as top:
         folders = {model: Path(top, str(i)) for i, model in enumerate(paths)}
         rows = {}

@@ -95,20 +95,34 @@ def multi_head(
     **masks: Any,
 ) -> Any:
     axes = me.get("attention_axes")
-    if (axes not in (None, 1, [1]) and not (isinstance(axes, list) and axes == [1])) or me.get(
-        "use_gate"
-    ):
+    if axes not in (None, 1, [1]) or me.get("use_gate"):
         raise UnsupportedError("attention over other axes, or gated", code="keras-layer")
     if b.rank(query) != 3 or me.get("sliding_window"):
         raise UnsupportedError("attention over more than one axis, or a window", code="keras-layer")
     key = value if key is None else key
     visible = _visible(b, query, key, value, attention_mask, use_causal_mask, masks)
-    q = project(b, me.child("query_dense"), query)
-    k = project(b, me.child("key_dense"), key)
-    v = project(b, me.child("value_dense"), value)
-    y, weights = _attend(b, q, k, v, visible, 1 / math.sqrt(int(me.get("key_dim"))))
-    found = me.keep_mask(query, _joined(b, me.child("output_dense"), y))
+    found, weights = _projected(b, me, (query, key, value), visible, int(me.get("key_dim")))
+    found = me.keep_mask(query, found)
     return [found, weights] if return_attention_scores else found
+
+
+def _projected(
+    b: KerasBuilder,
+    me: Context,
+    operands: tuple[Value, Value, Value],
+    visible: Value | None,
+    width: int,
+    repeats: int = 1,
+) -> tuple[Any, Value]:
+    """Return attention between the layer's projections, and its weights.
+
+    Each head of key and value serves ``repeats`` heads of the query.
+    """
+    names = ("query_dense", "key_dense", "value_dense")
+    q, k, v = (project(b, me.child(n), x) for n, x in zip(names, operands, strict=True))
+    k, v = (_repeated(b, x, repeats) for x in (k, v))
+    y, weights = _attend(b, q, k, v, visible, 1 / math.sqrt(width))
+    return _joined(b, me.child("output_dense"), y), weights
 
 
 def _attend(
@@ -145,13 +159,9 @@ def grouped(
         raise UnsupportedError("gated attention, or a window", code="keras-layer")
     key = value if key is None else key
     visible = _visible(b, query, key, value, attention_mask, use_causal_mask, masks)
-    q = project(b, me.child("query_dense"), query)
-    k = project(b, me.child("key_dense"), key)
-    v = project(b, me.child("value_dense"), value)
     repeats = int(me.get("num_query_heads")) // int(me.get("num_key_value_heads"))
-    k, v = (_repeated(b, x, repeats) for x in (k, v))
-    y, weights = _attend(b, q, k, v, visible, 1 / math.sqrt(int(me.get("head_dim"))))
-    found = _joined(b, me.child("output_dense"), y)
+    width = int(me.get("head_dim"))
+    found, weights = _projected(b, me, (query, key, value), visible, width, repeats)
     return [found, weights] if return_attention_scores else found
 
 

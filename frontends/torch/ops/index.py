@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton_ir import dtypes
 from lepton_ir.diagnostics import UnsupportedError
-from lepton_ir.frontends.torch.lowering import Lowering, Sym
+from lepton_ir.frontends.torch.lowering import Lowering
 from lepton_ir.frontends.torch.ops.compare import truth
 from lepton_ir.frontends.torch.ops.elementwise import dtype_of
 from lepton_ir.frontends.torch.ops.shape import scattered, transposed
@@ -329,8 +329,3 @@ def unique(
         raise UnsupportedError("unique along an axis or of neighbours", code="torch-op")
     values, _, inverse, counts = b.unique(self, sorted=True, results=4)
     return values, b.resized(inverse, b.shape_of(self)), counts
-
-
-def as_index(b: Lowering, x: Any) -> Value:
-    """Return a place as an i64 scalar."""
-    return x.value if isinstance(x, Sym) else b.operand(x, dtypes.I64)

@@ -40,16 +40,10 @@ def _narrowed(
     low: Any,
     high: Any,
     dtype: DType,
-    axis: int | None,
 ) -> Value:
     """Clip to the part of the type's range that is used, in units of the scale."""
-    info = np.iinfo(dtype.numpy) if dtype.is_integer else None
-    if info is None or low is None or (low <= info.min and high >= info.max):
+    if _is_whole(low, high, dtype):
         return x
-    if axis is not None:
-        raise UnsupportedError(
-            f"values in {low} to {high} of {dtype} per channel", code="torch-quant"
-        )
     zeros = b.cast_to(zero, dtypes.F32)
     ends = [b.mul(b.sub(b.operand(e, dtypes.F32), zeros), scale) for e in (low, high)]
     result: Value = b.clip(x, *ends)
@@ -67,7 +61,7 @@ def quantize(
     dtype: DType,
 ) -> Any:
     scales, zeros = (_flat(b, v) for v in _parameters(b, scale, zero_point, dtype))
-    x = _narrowed(b, b.cast_to(input, dtypes.F32), scales, zeros, quant_min, quant_max, dtype, None)
+    x = _narrowed(b, b.cast_to(input, dtypes.F32), scales, zeros, quant_min, quant_max, dtype)
     return b.quantize_linear(x, scales, zeros)
 
 
@@ -86,10 +80,6 @@ def dequantize(
     return b.cast_to(b.dequantize_linear(input, scales, zeros), out_dtype or dtypes.F32)
 
 
-def _constant_weights(x: Value) -> bool:
-    return x.op is not None and x.op.name == "const"
-
-
 @torch_op("quantize_per_channel", namespace=_SPACE)
 def quantize_channels(
     b: Lowering,
@@ -102,9 +92,18 @@ def quantize_channels(
     dtype: DType,
 ) -> Any:
     steps, zeros = _parameters(b, scales, zero_points, dtype)
-    if not _symmetric(quant_min, quant_max, dtype):
-        _narrowed(b, input, steps, zeros, quant_min, quant_max, dtype, axis)
+    if not (_is_whole(quant_min, quant_max, dtype) or _symmetric(quant_min, quant_max, dtype)):
+        text = f"values in {quant_min} to {quant_max} of {dtype} per channel"
+        raise UnsupportedError(text, code="torch-quant")
     return b.quantize_linear(input, steps, zeros, axis=axis)
+
+
+def _is_whole(low: Any, high: Any, dtype: DType) -> bool:
+    """Return whether all values of the type are used, so that saturation is all the clipping."""
+    if not dtype.is_integer or low is None:
+        return True
+    info = np.iinfo(dtype.numpy)
+    return bool(low <= info.min and high >= info.max)
 
 
 def _symmetric(low: Any, high: Any, dtype: DType) -> bool:
